@@ -1,0 +1,1 @@
+"""fgbench: a benchmark of fine-grained visual recognition with interpretable methods."""
