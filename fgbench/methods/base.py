@@ -1,9 +1,8 @@
 """What every method is: ``forward``, ``loss``, parameter groups. The steps of training and testing are written once, here."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
