@@ -8,21 +8,9 @@ import pytest
 
 FILE = Path(__file__).parents[1] / "leaderboard" / "published.csv"
 COLUMNS = [
-    "paper",
-    "table",
-    "page",
-    "method",
-    "variant",
-    "backbone",
-    "resolution",
-    "dataset",
-    "subset",
-    "metric",
-    "value",
-    "unit",
-    "note",
-    "method_file",
-]
+    "paper", "table", "page", "method", "variant", "backbone", "resolution", "dataset", "subset", "metric", "value",
+    "unit", "note", "method_file",
+]  # fmt: skip
 REGION_GROUPING, FOCUS, TASN = "Huang & Li, CVPR 2020", "Shroff, thesis, Texas A&M 2020", "Zheng et al., CVPR 2019"
 DPNET, TDSA = "Sicre et al., ICIP 2023", "Chang et al., arXiv 2102.00367"
 
