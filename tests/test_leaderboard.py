@@ -1,0 +1,225 @@
+"""The leaderboard is what the result files say, whoever writes when."""
+
+import csv
+import io
+import math
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fgbench import leaderboard
+from fgbench.report import terminal
+from fgbench.result import Result, ResultError, columns, write_result
+
+PAPERS = """paper,table,page,method,variant,backbone,resolution,dataset,subset,metric,value,unit,note,method_file
+"A & B, 2020",3,,Region Grouping,,resnet101,448,toybirds,,accuracy,87.30,%,,region_grouping
+"C, 2021",1,,Region Grouping,,resnet101,,toybirds,,accuracy,80.0,%,quoted,region_grouping
+"A & B, 2020",4,,Region Grouping,,resnet101,448,toybirds,class 001,landmark_error,15.6,%,,region_grouping
+"""
+
+
+def make_result(**changes: object) -> Result:
+    values: dict[str, object] = {
+        "dataset": "toybirds", "classes": 10, "method": "region_grouping", "backbone": "resnet101", "weights": "none",
+        "resolution": 64, "track": "default", "seed": 0, "selection": "last", "epochs": 3, "n_train": 100, "n_eval": 41,
+        "accuracy": 91.5, "class_accuracy": 90.25, "landmark_error": 12.0, "landmark_floor": 30.0,
+        "pointing_error": 2.0, "pointing_floor": 9.5, "params_m": 0.5, "gmacs": 0.01, "train_images_per_s": 100.0,
+        "test_images_per_s": 300.0, "peak_memory_gb": 0.5, "train_hours": 0.1, "devices": 1, "device_name": "a CPU",
+        "precision": "32-true", "config": "methods/region_grouping.yaml", "config_digest": "0123456789ab",
+        "data_digest": "abcdef", "commit": "deadbeef", "versions": {"torch": "2.11.0", "numpy": "2"},
+        "date": "2026-01-02T03:04:05Z", "command": "fgbench bench",
+    }  # fmt: skip
+    return Result(**(values | changes))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "leaderboard.csv").read_text())))
+
+
+def test_every_result_is_a_row_in_a_fixed_order(tmp_path: Path) -> None:
+    results = [
+        make_result(dataset=dataset, method=method, seed=seed)
+        for dataset in ("toybirds", "cub200") for method in ("tasn", "baseline") for seed in (10, 2)
+    ]  # fmt: skip
+    for result in results:
+        write_result(result, tmp_path / "results")
+    rebuilt = leaderboard.rebuild(tmp_path)
+    assert not rebuilt.damaged
+    found = [(row["dataset"], row["method"], row["seed"]) for row in rows(tmp_path)]
+    assert found == [
+        ("cub200", "baseline", "2"), ("cub200", "baseline", "10"), ("cub200", "tasn", "2"), ("cub200", "tasn", "10"),
+        ("toybirds", "baseline", "2"), ("toybirds", "baseline", "10"),
+        ("toybirds", "tasn", "2"), ("toybirds", "tasn", "10"),
+    ]  # fmt: skip
+    assert leaderboard.to_csv(list(rebuilt.results)) == (tmp_path / "leaderboard.csv").read_text()
+
+
+def test_cells_have_four_digits_and_empty_is_empty(tmp_path: Path) -> None:
+    reasons = {"pointing_error": "no boxes", "pointing_floor": "no boxes"}
+    result = make_result(accuracy=200 / 3, pointing_error=None, pointing_floor=None, reasons=reasons)
+    write_result(result, tmp_path / "results")
+    leaderboard.rebuild(tmp_path)
+    (row,) = rows(tmp_path)
+    assert list(row) == [column.name for column in columns()]
+    assert (row["accuracy"], row["pointing_error"], row["versions"]) == ("66.6667", "", "numpy 2; torch 2.11.0")
+    frame = leaderboard.load(tmp_path)
+    assert frame["accuracy"][0] == 66.6667
+    assert math.isnan(frame["pointing_error"][0])
+    assert frame["variant"][0] == ""
+    assert frame["seed"][0] == 0
+
+
+def test_a_damaged_file_is_named_and_the_others_make_it(tmp_path: Path) -> None:
+    good = write_result(make_result(), tmp_path / "results")
+    torn = good.with_name("tasn.01234567.s0.json")
+    torn.write_bytes(good.read_bytes()[:-20])
+    (good.parent / ".tasn.01234567.s1.json.77.tmp").write_text("{")
+    rebuilt = leaderboard.rebuild(tmp_path)
+    assert list(rebuilt.damaged) == [torn]
+    assert str(torn) in rebuilt.damaged[torn]
+    assert [row["method"] for row in rows(tmp_path)] == ["region_grouping"]
+
+
+def test_no_results_make_a_header_and_a_page(tmp_path: Path) -> None:
+    assert leaderboard.rebuild(tmp_path).results == ()
+    assert len(leaderboard.load(tmp_path)) == 0
+    assert "No results yet" in (tmp_path / "README.md").read_text()
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.csv").write_text("dataset,classes\n")
+    with pytest.raises(ResultError, match="column method is missing"):
+        leaderboard.load(tmp_path)
+
+
+def table_of(page: str, heading: str) -> list[dict[str, str]]:
+    """The first table below a heading of a markdown page."""
+    lines = page.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
+    width = len(table[0])
+    end = next((i for i, row in enumerate(table) if i > 1 and row[0] == "paper"), len(table))
+    assert all(len(row) == width for row in table[:end])
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:end]]
+
+
+def test_the_page_has_a_row_per_setting_with_mean_and_deviation(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((80.0, 82.0, 87.0)):  # mean 83, deviations -3 -1 4, variance 26 / 2
+        write_result(make_result(seed=seed, accuracy=accuracy), tmp_path / "results")
+    write_result(make_result(method="baseline", accuracy=99.0, landmark_error=None, reasons={"landmark_error": "none"}),
+                 tmp_path / "results")  # fmt: skip
+    write_result(make_result(method="tasn", accuracy=1.0, selection="legacy_best_on_test"), tmp_path / "results")
+    (tmp_path / "published.csv").write_text(PAPERS)
+    leaderboard.rebuild(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    table = table_of(page, "toybirds")
+    assert [row["method"] for row in table] == ["baseline", "region_grouping", "tasn"]
+    assert table[1]["accuracy %"] == f"83.00 ± {13**0.5:.2f}"
+    assert table[1]["seeds"] == "3"
+    assert table[0]["accuracy %"] == "99.00"
+    assert table[0]["landmark error / floor %"] == "- / 30.00"
+    assert table[2]["selection"] == "**chosen on the test set**"
+    assert "87.30" in page.split("<details>")[1]
+    assert "87.30" not in page.split("<details>")[0]
+    assert {row["column"] for row in table_of(page, "Columns of leaderboard.csv")} == {c.name for c in columns()}
+
+
+def test_settings_that_differ_are_not_averaged() -> None:
+    runs = [make_result(), make_result(seed=1, config_digest="1" * 12), make_result(seed=2, resolution=128)]
+    assert [len(entry.runs) for entry in leaderboard.entries(runs)] == [1, 1, 1]
+
+
+ADDER = """
+import dataclasses, pathlib, sys
+from fgbench import leaderboard
+from fgbench.result import read_result, write_result
+folder, worker = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+first = read_result(next((folder / "results" / "toybirds").glob("seed.*.json")))
+sys.stdin.read()
+for i in range(6):
+    write_result(dataclasses.replace(first, method=f"worker{worker}", seed=i), folder / "results")
+    leaderboard.rebuild(folder)
+"""
+
+
+def test_eight_processes_that_add_and_rebuild_lose_nothing(tmp_path: Path) -> None:
+    write_result(make_result(method="seed"), tmp_path / "results")
+    processes = [
+        subprocess.Popen([sys.executable, "-c", ADDER, str(tmp_path), str(worker)], stdin=subprocess.PIPE)
+        for worker in range(8)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    torn = []
+    while any(process.poll() is None for process in processes):
+        if (tmp_path / "leaderboard.csv").exists():
+            text = (tmp_path / "leaderboard.csv").read_text()
+            torn += [] if text.endswith("\n") and len(set(map(len, csv.reader(io.StringIO(text))))) == 1 else [text]
+        time.sleep(0.005)
+    assert [process.wait() for process in processes] == [0] * 8
+    assert torn == []
+    assert len(rows(tmp_path)) == 8 * 6 + 1
+    before = [(tmp_path / name).read_bytes() for name in ("leaderboard.csv", "README.md")]
+    leaderboard.rebuild(tmp_path)
+    assert before == [(tmp_path / name).read_bytes() for name in ("leaderboard.csv", "README.md")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "leaderboard.csv", "results"]
+
+
+def test_a_result_added_while_the_page_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_result(make_result(), tmp_path / "results")
+    original, late = leaderboard.to_csv, [make_result(seed=1), make_result(seed=2)]
+
+    def slow_to_csv(results: list[Result]) -> str:
+        if late:
+            write_result(late.pop(), tmp_path / "results")
+        return original(results)
+
+    monkeypatch.setattr(leaderboard, "to_csv", slow_to_csv)
+    leaderboard.rebuild(tmp_path)
+    assert [row["seed"] for row in rows(tmp_path)] == ["0", "1", "2"]
+
+
+def show(result: Result, folder: Path, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False)
+    terminal.show(result, folder, console)
+    return console.file.getvalue()
+
+
+def test_the_terminal_shows_run_baseline_floor_and_paper(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text(PAPERS)
+    result = make_result(
+        pointing_error=None, pointing_floor=None,
+        reasons={"pointing_error": "no boxes are annotated", "pointing_floor": "no boxes are annotated"},
+        floors={"landmark_error": {"mean landmark": 30.0, "random parts": 31.5}},
+    )  # fmt: skip
+    baselines = [
+        make_result(method="baseline", backbone="resnet18", accuracy=11.0),
+        make_result(method="baseline", seed=1, accuracy=88.75),
+        make_result(method="baseline", dataset="cub200", accuracy=12.0),
+        make_result(method="baseline", track="matched", accuracy=13.0, config_digest="2" * 12),
+    ]
+    for other in [result, *baselines]:
+        write_result(other, tmp_path / "results")
+    for width in (60, 120):
+        text = show(result, tmp_path, width)
+        assert "\x1b" not in text
+        assert max(map(len, text.splitlines())) <= width
+        (accuracy,) = [line.split() for line in text.splitlines() if line.strip().startswith("accuracy")]
+        assert accuracy == ["accuracy", "%", "91.50", "88.75", "87.30"]
+        (landmark,) = [line.split() for line in text.splitlines() if line.strip().startswith("landmark")]
+        assert landmark == ["landmark", "error", "%", "12.00", "12.00", "30.00"]
+        flat = re.sub(r"\s+", " ", text)
+        assert "no pointing error: no boxes are annotated" in flat
+        assert "baseline: differs in seed 1" in flat
+        assert "mean landmark 30.00, random parts 31.50" in flat
+        assert "paper: A & B, 2020, table 3 (resnet101, 448 px)" in flat
+
+
+def test_the_baseline_is_not_compared_with_itself(tmp_path: Path) -> None:
+    write_result(make_result(method="baseline"), tmp_path / "results")
+    assert "baseline:" not in show(make_result(method="baseline", seed=3), tmp_path, 80)
