@@ -1,0 +1,36 @@
+"""Files in, ``Batch`` out: readers, splits, views and loaders, one file per dataset.
+
+May import: ``fgbench.types``. Must not import: methods, metrics, explain, scoring, or anything above them; albumentations
+outside of ``augment.py``. Reads: the folder of datasets. Writes: only toybirds, which are made there once.
+
+Names are looked up when they are first used, so that drawing processes and ``fgbench --help`` need not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fgbench.data.base import BenchDataModule
+    from fgbench.data.cub200 import CUB200
+    from fgbench.data.cub_tree import DataError
+    from fgbench.data.toybirds import ToyBirds
+    from fgbench.data.view import View
+
+__all__ = ["CUB200", "DATASETS", "BenchDataModule", "DataError", "ToyBirds", "View"]
+
+DATASETS = {"toybirds": "ToyBirds", "cub200": "CUB200"}
+"""Name of a dataset on the command line to its datamodule in this package."""
+
+_HOMES = {
+    "BenchDataModule": "base",
+    "CUB200": "cub200",
+    "DataError": "cub_tree",
+    "ToyBirds": "toybirds",
+    "View": "view",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,186 @@
+"""A view, carried out: albumentations for the pixels, one exact matrix for everything that has coordinates.
+
+albumentations' own boxes and key points are not used: it flips key points as pixel indices (``w - 1 - x``) but resizes
+them as continuous coordinates (``x * scale``), so that a point which is flipped and resized ends up to a pixel off. Here each
+transform that was applied gives its affine map (``fgbench.types`` says what a coordinate is), their product is the
+frame, and boxes and landmarks go through it. This is the only importer of albumentations.
+"""
+
+import hashlib
+import os
+import random
+import struct
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for its newest version
+
+import albumentations as A  # noqa: E402
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from jaxtyping import Bool, Float, UInt8  # noqa: E402
+from numpy import ndarray  # noqa: E402
+
+from fgbench.data.view import View  # noqa: E402
+
+
+class Augment:
+    """Shows images as a view wants them.
+
+    The random choices are a function of the key alone, so that an item is the same in any worker process, with any
+    number of processes, and after any resume.
+
+    Example:
+        >>> image = np.zeros((375, 500, 3), np.uint8)
+        >>> pixels, frame = Augment(View(resize="short", size=448, crop="centre", crop_size=448))(image)
+        >>> pixels.shape, points_to_original(frame, np.array([[0.0, 0.0]])).round(2).tolist()
+        ((448, 448, 3), [[61.98, 0.0]])
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._resize: dict[tuple[int, int], A.Resize] = {}  # constructing one costs more than resizing
+        self._cut: dict[tuple[int, int, int, int], A.Crop] = {}
+        self._transforms: list[A.BasicTransform] = []
+        if view.crop == "random":
+            self._transforms.append(A.RandomCrop(view.crop_size, view.crop_size, p=1))
+        elif view.crop == "centre":
+            self._transforms.append(A.CenterCrop(view.crop_size, view.crop_size, p=1))
+        self._late: list[A.BasicTransform] = []
+        if view.flip:
+            self._late.append(A.HorizontalFlip(p=view.flip))
+        if view.brightness:
+            factor = (1 - view.brightness, 1 + view.brightness)
+            self._late.append(A.ColorJitter(factor, contrast=(1, 1), saturation=(1, 1), hue=(0, 0), p=1))
+
+    def __call__(
+        self, image: UInt8[ndarray, "h w 3"], key: tuple[int, ...] = (0,)
+    ) -> tuple[UInt8[ndarray, "h2 w2 3"], Float[ndarray, " 6"]]:
+        """The network's input, and the affine map from its pixels to those of ``image``.
+
+        Raises:
+            ValueError: the image is smaller than the crop.
+        """
+        height, width = image.shape[:2]
+        target = self.view.resized(height, width)
+        if self.view.crop != "none" and min(target) < self.view.crop_size:
+            raise ValueError(
+                f"the image is {height} x {width} (height x width) pixels, smaller than the view's crop of "
+                f"{self.view.crop_size}: add resize: short with size: {self.view.crop_size} or more to the view"
+            )
+        rng = _random(key) if self.view.is_random else None
+        frame = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        if target != (height, width):
+            image, frame = self._apply(self._resizer(*target), image, frame, rng)
+        for transform in self._transforms:
+            image, frame = self._apply(transform, image, frame, rng)
+        for transform in self._cutter(*image.shape[:2]):
+            image, frame = self._apply(transform, image, frame, rng)
+        for transform in self._late:
+            image, frame = self._apply(transform, image, frame, rng)
+        return image, frame
+
+    def _apply(
+        self, transform: A.BasicTransform, image: ndarray, frame: ndarray, rng: random.Random | None
+    ) -> tuple[ndarray, ndarray]:
+        if rng is not None:
+            # the transforms of these views draw from py_random only; the other generator would cost 20 us an item
+            transform.py_random = rng
+        shape = image.shape[:2]
+        image = transform(image=image)["image"]
+        if transform.params:  # empty when its probability spared the image
+            frame = _then(frame, _matrix(transform, shape, image.shape[:2]))
+        return image, frame
+
+    def _resizer(self, height: int, width: int) -> A.Resize:
+        if (height, width) not in self._resize:
+            self._resize[height, width] = A.Resize(
+                height, width, interpolation=cv2.INTER_LINEAR, area_for_downscale="image", p=1
+            )
+        return self._resize[height, width]
+
+    def _cutter(self, height: int, width: int) -> list[A.Crop]:
+        over_y, over_x = height % self.view.multiple, width % self.view.multiple
+        if not over_y and not over_x:
+            return []
+        if height < self.view.multiple or width < self.view.multiple:
+            raise ValueError(
+                f"an image of {height} x {width} pixels has nothing left when cut to a multiple of "
+                f"{self.view.multiple}: raise the view's size"
+            )
+        key = (over_x // 2, over_y // 2, width - over_x + over_x // 2, height - over_y + over_y // 2)
+        if key not in self._cut:
+            self._cut[key] = A.Crop(*key, p=1)
+        return [self._cut[key]]
+
+
+def _random(key: tuple[int, ...]) -> random.Random:
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest, "little"))
+
+
+def _matrix(transform: A.BasicTransform, before: tuple[int, int], after: tuple[int, int]) -> ndarray:
+    """The affine map from pixels after one transform to pixels before it."""
+    if isinstance(transform, A.Resize):
+        return np.array([before[1] / after[1], 0.0, 0.0, 0.0, before[0] / after[0], 0.0])
+    if isinstance(transform, A.HorizontalFlip):
+        return np.array([-1.0, 0.0, before[1], 0.0, 1.0, 0.0])
+    if isinstance(transform, A.RandomCrop | A.CenterCrop | A.Crop):
+        x0, y0 = transform.params["crop_coords"][:2]
+        return np.array([1.0, 0.0, x0, 0.0, 1.0, y0])
+    if isinstance(transform, A.ColorJitter):
+        return np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    raise TypeError(
+        f"{type(transform).__name__} moves pixels in a way that augment.py does not know: add it to _matrix"
+    )
+
+
+def _then(outer: ndarray, inner: ndarray) -> ndarray:
+    """The affine map ``x -> outer(inner(x))``, both as six numbers."""
+    a, b, c, d, e, f = outer
+    p, q, r, s, t, u = inner
+    return np.array([a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f])
+
+
+def points_to_original(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 2"]:
+    """Points of the input as points of the original image."""
+    a, b, c, d, e, f = frame
+    x, y = points[..., 0], points[..., 1]
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=-1)
+
+
+def points_to_input(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 2"]:
+    """Points of the original image as points of the input."""
+    a, b, c, d, e, f = frame
+    x, y = points[..., 0] - c, points[..., 1] - f
+    det = a * e - b * d
+    return np.stack([(e * x - b * y) / det, (a * y - d * x) / det], axis=-1)
+
+
+def boxes_to_input(frame: Float[ndarray, " 6"], boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
+    """Boxes ``x0 y0 x1 y1`` of the original image as boxes of the input, upright and ordered, not clipped."""
+    corners = points_to_input(frame, boxes.reshape(-1, 2, 2))
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=-1)
+
+
+def is_mirrored(frame: Float[ndarray, " 6"]) -> bool:
+    """Whether left and right are exchanged between input and original."""
+    return bool(frame[0] * frame[4] - frame[1] * frame[3] < 0)
+
+
+def mirror_order(landmark_names: tuple[str, ...]) -> tuple[int, ...]:
+    """For each landmark the one that takes its place in a mirror: left parts become right parts.
+
+    >>> mirror_order(("beak", "left eye", "right eye"))
+    (0, 2, 1)
+    """
+    swapped = {"left": "right", "right": "left"}
+    place = {name: i for i, name in enumerate(landmark_names)}
+    order = []
+    for i, name in enumerate(landmark_names):
+        side, _, part = name.partition(" ")
+        order.append(place.get(f"{swapped[side]} {part}", i) if side in swapped else i)
+    return tuple(order)
+
+
+def inside(points: Float[ndarray, "l 2"], height: int, width: int) -> Bool[ndarray, " l"]:
+    """Which points lie on the input, its border included."""
+    return ((points >= 0) & (points <= np.array([width, height]))).all(axis=-1)

@@ -1,0 +1,176 @@
+"""What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Sampler
+
+from fgbench.data.listing import Listing, Split
+from fgbench.data.samplers import EvalBatches, Key, TrainBatches
+from fgbench.data.view import View
+from fgbench.types import Batch, Target
+
+if TYPE_CHECKING:
+    from fgbench.data.dataset import ImageDataset
+
+
+class BenchDataModule(LightningDataModule):
+    """A dataset under its protocol.
+
+    A subclass sets the class attributes, ``num_outputs``, and implements ``read``; where data can be made or must be
+    checked once, also ``prepare_data``.
+
+    Args:
+        batch_size: of the global training batch; divided over the processes, refused if it does not divide.
+        eval_batch_size: images per process and step in evaluation.
+        train_view: what training sees.
+        test_view: what validation and test see.
+        locate_view: what landmark regressors and the pointing game see; None means the same as ``test_view``.
+        val_fraction: share of the training images of each class that is kept for validation; the same images whatever
+            the seed.
+        validate_on_test: validate on the test split, as some papers did; only for ``legacy_best_on_test``.
+        seed: of the order of images and of the views' random choices.
+        root: folder of all datasets; None means the environment's ``FGBENCH_DATA``, or ``data``. Changes no number.
+        workers: loader processes per training process. Changes no number.
+        cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
+    """
+
+    name: ClassVar[str]
+    target: ClassVar[Target] = "class"
+    landmark_frame: ClassVar[Literal["box", "interocular"] | None] = None
+    has_boxes: ClassVar[bool] = False
+    num_outputs: int
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        train_view: View = View(),  # noqa: B008 (frozen)
+        test_view: View = View(),  # noqa: B008
+        locate_view: View | None = None,
+        val_fraction: float = 0.0,
+        validate_on_test: bool = False,
+        seed: int = 0,
+        root: str | None = None,
+        workers: int = 0,
+        cache: Literal["none", "ram"] = "none",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} and eval_batch_size {eval_batch_size} must be 1 or more")
+        if test_view.is_random or (locate_view is not None and locate_view.is_random):
+            raise ValueError(
+                "test_view and locate_view must have no random crop, flip or brightness: a test is repeatable"
+            )
+        if validate_on_test and val_fraction:
+            raise ValueError("validate_on_test and val_fraction exclude each other: set one of them only")
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.train_view, self.test_view = train_view, test_view
+        self.locate_view = locate_view if locate_view != test_view else None
+        self.val_fraction, self.validate_on_test, self.seed = val_fraction, validate_on_test, seed
+        self.root = Path(root or os.environ.get("FGBENCH_DATA") or "data")
+        self.workers, self.cache = workers, cache
+
+    def read(self) -> Listing:
+        """Lists and annotations of all splits, checked."""
+        raise NotImplementedError
+
+    @cached_property
+    def listing(self) -> Listing:
+        """All images of the dataset; read at the first use, which needs ``prepare_data`` to have been called."""
+        return self.read().with_validation(self.val_fraction)
+
+    def setup(self, stage: str) -> None:
+        """Read lists and annotations, so that what is wrong with them is said before a model is built."""
+        _ = self.listing
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of classes or attributes, in the order of the outputs."""
+        return self.listing.label_names
+
+    @property
+    def landmark_names(self) -> tuple[str, ...]:
+        """Names of the landmarks; empty where the dataset has none."""
+        return self.listing.landmark_names
+
+    def split_size(self, split: Split) -> int:
+        """How many images a split has."""
+        return len(self.listing.rows(split))
+
+    def sizes(self) -> dict[str, int]:
+        """``n_train`` (without the validation cut) and ``n_test``."""
+        return {"n_train": self.split_size("train"), "n_test": self.split_size("test")}
+
+    def digest(self) -> str:
+        """SHA-256 over lists, splits and annotations."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        return self.listing.digest()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The train split, shuffled by seed and epoch, through the training view."""
+        rows = self.listing.rows("train")
+        return self._loader(self.train_view, TrainBatches(rows, self.batch_size, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The validation cut (or the test split, where the protocol is a legacy one); an empty list if there is none."""
+        if self.validate_on_test:
+            return self.eval_loader("test", self.test_view)
+        return self.eval_loader("val", self.test_view) if self.val_fraction else []
+
+    def fit_dataloader(self) -> DataLoader[Batch]:
+        """The train split as the landmark regressors are fitted on it: the locating view, in fixed order."""
+        return self.eval_loader("train", self.locate_view or self.test_view)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split through the test view."""
+        return self.eval_loader("test", self.test_view)
+
+    def locate_dataloader(self) -> DataLoader[Batch] | None:
+        """The test split through the locating view; None where that is the test view."""
+        return None if self.locate_view is None else self.eval_loader("test", self.locate_view)
+
+    def dataset(self, view: View) -> "ImageDataset":
+        """All images, of all splits, through a view; index it with rows of ``listing``."""
+        from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
+
+        return ImageDataset(self.listing, view, self.seed, self.cache)
+
+    def eval_loader(self, split: Split, view: View) -> DataLoader[Batch]:
+        """Every image of a split once, shared exactly among the processes, in batches of one shape."""
+        from fgbench.data.images import image_size
+
+        rows, shapes = self.listing.rows(split), None
+        if not view.fixes_shape and not self.one_size:
+            shapes = [view.shape(*image_size(self.listing.path(row))) for row in rows.tolist()]
+        return self._loader(view, EvalBatches(rows, self.eval_batch_size, shapes))
+
+    @property
+    def one_size(self) -> bool:
+        """Whether all files have the same height and width, so that their headers need not be read."""
+        return False
+
+    def _loader(self, view: View, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
+        from fgbench.data.dataset import collate
+
+        return DataLoader(
+            self.dataset(view),
+            batch_sampler=batches,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+        )
+
+
+def knobs_digest(knobs: object) -> str:
+    """Twelve digits that name a folder of generated data."""
+    return hashlib.sha256(repr(knobs).encode()).hexdigest()[:12]

@@ -1,0 +1,105 @@
+"""Toybirds: drawn birds of which everything is known, for runs without a download and for tests.
+
+Drawn by ``toybirds_draw``, written once to disk in the layout of CUB-200-2011, read by the reader of CUB-200-2011. Ten
+species by default, up to 200; each differs from its nearest neighbour in one attribute (colour, shape or pattern) of
+one part. Within a species: either side, turned up to 32 degrees, looking ahead or over the shoulder, wings folded or
+raised, any place, 1.8-fold range of size, colour and slope of the light, contrast, noise, clutter in plumage colours behind,
+and sometimes a twig or a leaf before it. Boxes, 15 landmarks with visibility and a mask of parts are exact.
+
+Licence: that of this project. Split: half of each class, odd numbers train. The tree on disk::
+
+    <root>/toybirds/<digest of the knobs>/images/001.Common_Toybird/Common_Toybird_0001.png
+    <root>/toybirds/<digest>/{classes,images,image_class_labels,train_test_split,bounding_boxes}.txt
+    <root>/toybirds/<digest>/parts/{parts,part_locs}.txt
+    <root>/toybirds/<digest>/segmentations/...      masks: 0, or the number of a part in segmentations.txt
+    <root>/toybirds/<digest>/catalogue.json         the species, and how each differs from its neighbour
+
+Pixels and annotation files are the same for the same knobs on every machine; the bytes of the PNG files may depend on
+the version of zlib that packed them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from fgbench.data.base import BenchDataModule, knobs_digest
+from fgbench.data.cub_tree import DataError, read_tree
+from fgbench.data.listing import Listing
+from fgbench.data.toybirds_catalogue import MOST
+from fgbench.data.toybirds_draw import VERSION, Knobs
+from fgbench.data.toybirds_write import write_toybirds
+
+
+class ToyBirds(BenchDataModule):
+    """Datamodule of toybirds; draws them at the first use (2,000 of 128 px take 15 s on two cores).
+
+    Args:
+        num_classes: species, 2 to 200; the first ten are the same birds in any number.
+        num_images: of all classes and both splits together; a multiple of ``2 * num_classes``.
+        image_size: side in pixels.
+        difficulty: 0 (no clutter beyond a few leaves, even light, nothing in front) to 1; 0.5 is the default protocol.
+        background_bias: share of images whose background's colour is that of their class, to study shortcuts.
+        data_seed: of the pictures. The species do not depend on it, nor does the order of training, whose seed is ``seed``.
+        kwargs: see ``BenchDataModule``.
+    """
+
+    name = "toybirds"
+    landmark_frame = "box"
+    has_boxes = True
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        num_images: int = 2000,
+        image_size: int = 128,
+        difficulty: float = 0.5,
+        background_bias: float = 0.0,
+        data_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 2 <= num_classes <= MOST:
+            raise ValueError(f"num_classes is {num_classes}, but must be from 2 to {MOST}")
+        if num_images < 2 * num_classes or num_images % (2 * num_classes):
+            raise ValueError(
+                f"num_images is {num_images}, but must be a multiple of 2 x num_classes = {2 * num_classes}"
+            )
+        if not 32 <= image_size <= 1024:
+            raise ValueError(f"image_size is {image_size}, but must be from 32 to 1024 pixels")
+        if not (0 <= difficulty <= 1 and 0 <= background_bias <= 1 and data_seed >= 0):
+            raise ValueError("difficulty and background_bias must be from 0 to 1, and data_seed 0 or more")
+        self.num_outputs, self.num_images = num_classes, num_images
+        self.knobs = Knobs(image_size, round(1000 * difficulty), round(1000 * background_bias), data_seed)
+
+    def tree(self) -> Path:
+        """Where these knobs' images are, or will be."""
+        knobs = (VERSION, self.num_outputs, self.num_images, self.knobs)
+        return self.root / "toybirds" / knobs_digest(knobs)
+
+    def prepare_data(self) -> None:
+        """Draw the images if they are not there."""
+        write_toybirds(self.tree(), self.num_outputs, self.num_images // self.num_outputs, self.knobs)
+
+    @property
+    def one_size(self) -> bool:
+        """All toybirds are squares of one size."""
+        return True
+
+    def read(self) -> Listing:
+        """Lists and annotations, by the reader of CUB-200-2011."""
+        advice = f"Delete {self.tree()}; it will be drawn again"
+        listing = read_tree(self.tree(), advice=advice)
+        if len(listing.names) != self.num_images:
+            raise DataError(f"{self.tree()}: {len(listing.names):,} images instead of {self.num_images:,}. {advice}.")
+        return listing
+
+    def part_mask(self, row: int) -> UInt8[ndarray, "h w"]:
+        """Which part each pixel of an original image shows: 0, or 1 + the position in ``toybirds_draw.PARTS``."""
+        path = self.tree() / "segmentations" / bytes(self.listing.names[row]).decode()
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if mask is None:
+            raise DataError(f"{path}: missing or damaged. Delete {self.tree()}; it will be drawn again.")
+        return mask

@@ -1,0 +1,82 @@
+"""How a protocol wants to see an image: which resize, which crop, which random changes. Words only; ``augment.py`` acts."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class View:
+    """From an image file to the network's input, in this order: resize, crop, cut, flip, brightness.
+
+    Attributes:
+        resize: ``short`` makes the shorter side ``size`` and keeps the aspect (the longer side is
+            ``size * longer // shorter``, cut to an integer as torchvision does); ``squash`` makes both sides ``size``;
+            ``none`` leaves the image as it is.
+        size: pixels; unused with ``none``.
+        crop: ``centre`` or ``random`` square of ``crop_size``; ``none`` keeps everything.
+        crop_size: pixels; unused with ``none``.
+        multiple: height and width are cut down to a multiple of this: of a border of ``n`` pixels, ``n // 2`` go at the
+            top or left and the others at the bottom or right.
+        flip: probability of a horizontal flip, which also exchanges left and right landmarks.
+        brightness: pixel values are multiplied by a factor drawn from ``[1 - brightness, 1 + brightness]``.
+    """
+
+    resize: Literal["short", "squash", "none"] = "none"
+    size: int = 0
+    crop: Literal["none", "centre", "random"] = "none"
+    crop_size: int = 0
+    multiple: int = 1
+    flip: float = 0.0
+    brightness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.resize != "none" and self.size < 1:
+            raise ValueError(f"view: resize: {self.resize} needs size, the side's pixels, e.g. size: 448")
+        if self.crop != "none" and self.crop_size < 1:
+            raise ValueError(f"view: crop: {self.crop} needs crop_size, pixels, e.g. crop_size: 448")
+        if self.crop != "none" and self.resize != "none" and self.crop_size > self.size:
+            raise ValueError(
+                f"view: a crop of {self.crop_size} does not fit into an image resized to {self.size}: "
+                "raise size or lower crop_size"
+            )
+        if self.multiple < 1:
+            raise ValueError(f"view: multiple is {self.multiple}, but must be 1 or more")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"view: flip is {self.flip}, but is a probability from 0 to 1")
+        if not 0 <= self.brightness < 1:
+            raise ValueError(f"view: brightness is {self.brightness}, but must be in [0, 1)")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two looks at one image can differ."""
+        return self.crop == "random" or 0 < self.flip < 1 or self.brightness > 0
+
+    @property
+    def fixes_shape(self) -> bool:
+        """Whether all images come out in one shape, whatever their own."""
+        return self.resize == "squash" or self.crop != "none"
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after the resize.
+
+        >>> View(resize="short", size=448).resized(375, 500)
+        (448, 597)
+        """
+        if self.resize == "squash":
+            return self.size, self.size
+        if self.resize == "short":
+            short = min(height, width)
+            return self.size * height // short, self.size * width // short
+        return height, width
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the input that an image of this height and width becomes.
+
+        >>> View(resize="short", size=448, multiple=16).shape(375, 500)
+        (448, 592)
+        """
+        if self.crop == "none":
+            height, width = self.resized(height, width)
+        else:
+            height = width = self.crop_size
+        return height - height % self.multiple, width - width % self.multiple
