@@ -1,13 +1,23 @@
-"""What every method is: ``forward``, ``loss``, parameter groups. The steps of training and testing are written once, here."""
+"""What every method is: ``forward``, ``loss``, parameter groups; the steps of training and testing, written once."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int, UInt8
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from fgbench.types import Batch, Output
+from fgbench.backbones import Backbone
+from fgbench.layers.distributed import gather
+from fgbench.losses.classification import classification_loss
+from fgbench.types import Batch, Output, Target
+
+CHECK_EVERY = 50  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
 @dataclass(frozen=True)
@@ -36,26 +46,81 @@ class Optim:
     gamma: float = 0.1
     warmup: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant."""
+        for name in ("lr", "new_layer_factor", "gamma"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("momentum", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        if self.weight_decay < 0:
+            raise ValueError(f"optim.weight_decay is {self.weight_decay}; it must be at least 0")
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ValueError(
+                f"optim.milestones are {self.milestones}; they are ascending fractions of the run, between 0 and 1"
+            )
+        if (self.schedule == "step") != bool(self.milestones):
+            raise ValueError(
+                f"optim.schedule {self.schedule} with milestones {self.milestones}: step needs some, the others none"
+            )
+
+    def factor(self, step: int, total: int) -> float:
+        """Learning rate of iteration ``step`` (from 0) of ``total``, as a fraction of the full rate.
+
+        >>> cosine = Optim(schedule="cosine")
+        >>> [round(cosine.factor(step, 4), 3) for step in (0, 2, 4)]
+        [1.0, 0.5, 0.0]
+        """
+        warm = round(self.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, total - warm))))
+        return self.gamma ** sum(step >= milestone * total for milestone in self.milestones)
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Training diverged."""
+
 
 class Method(LightningModule):
     """A method of the suite: Batch in, Output and loss out.
 
-    A subclass sets ``self.backbone`` (a ``fgbench.backbones.Backbone``, which knows how its weights want images to be
-    normalised) in ``__init__`` and implements ``forward`` and ``loss``. It computes no metric, opens no file, and never
-    sees the datamodule.
+    A subclass sets ``self.backbone`` in ``__init__`` and implements ``forward`` and ``loss``. It computes no metric,
+    opens no file, and never sees the datamodule.
 
     Args:
         num_outputs: classes ``k``, or attributes ``a``; filled in from the dataset.
         target: what the dataset asks for; filled in from the dataset.
         optim: optimiser and schedule; filled in from the config's ``optim`` section.
+
+    Attributes:
+        parts: number of parts of ``Output.parts``, None where there are none.
+        figures: names of further figures that the method offers.
+        undefined_for: kinds of target for which the method is not defined, with the reason.
+
+    Raises:
+        ValueError: if the method is not defined for the kind of target.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
+    parts: int | None = None
     figures: tuple[str, ...] = ()
+    undefined_for: ClassVar[Mapping[Target, str]] = {}
+    run_seed: int = 0
 
-    def __init__(self, num_outputs: int, target: Literal["class", "attributes"], optim: Optim) -> None:
+    def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:
         super().__init__()
+        if target in self.undefined_for:
+            raise ValueError(
+                f"{type(self).__name__} is not defined for a target of {target}: {self.undefined_for[target]}"
+            )
+        if num_outputs < 1:
+            raise ValueError(f"num_outputs is {num_outputs}; a dataset has at least one class or attribute")
         self.num_outputs, self.target, self.optim = num_outputs, target, optim
+        self._diverged: Tensor | None = None  # (step or -1, loss, terms...) of this process' first non-finite loss
+        self._terms: tuple[str, ...] = ()
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits, saliency and parts of normalised images."""
@@ -64,3 +129,113 @@ class Method(LightningModule):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and its named terms (detached) for the log."""
         raise NotImplementedError
+
+    def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
+        """The evidence for one class or attribute of each image, where a method tells them apart; else ``saliency``."""
+        output: Output = self(image)
+        return output.saliency
+
+    # ---- images
+
+    def normalise(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """RGB bytes as the backbone's weights want them, on the images' device.
+
+        Raises:
+            TypeError: for anything but bytes: normalised images must not be normalised again.
+        """
+        if image.dtype != torch.uint8:
+            raise TypeError(f"expected uint8 RGB, got {image.dtype}: has the batch been normalised already?")
+        return self.backbone.normalise(image)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise on the device: a quarter of the bytes travel."""
+        return batch._replace(image=self.normalise(batch.image))
+
+    # ---- steps
+
+    def classification_loss(self, logits: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, ""]:
+        """Cross-entropy of classes, or the mean binary cross-entropy of attributes."""
+        return classification_loss(logits, batch.target, self.target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss, logged without waiting for the device."""
+        loss, terms = self.loss(batch)
+        named = {"loss": loss.detach(), **terms}
+        self.log_dict({f"train/{name}": value for name, value in named.items()}, batch_size=len(batch.image))
+        self._watch(named)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
+        """The output; the scoring callback measures it."""
+        return {"output": self(batch.image)}
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
+        """The output; the scoring callback measures it."""
+        return {"output": self(batch.image)}
+
+    # ---- divergence
+
+    def _watch(self, terms: Mapping[str, Tensor]) -> None:
+        """Remember the first non-finite loss on the device, and look every ``CHECK_EVERY`` steps."""
+        self._terms = tuple(terms)
+        now = torch.stack([*(value.detach().float() for value in terms.values())])
+        step = torch.full_like(now[:1], float(self.global_step))
+        now = torch.cat([step, now])
+        before = self._diverged
+        if before is None:
+            before = torch.cat([torch.full_like(step, -1.0), torch.zeros_like(now[1:])])
+        fresh = (before[0] < 0) & ~torch.isfinite(now[1])
+        self._diverged = torch.where(fresh, now, before)
+        if (self.global_step + 1) % CHECK_EVERY == 0:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stop, in all processes, if the loss was not finite in any of them.
+
+        Raises:
+            NonFiniteLossError: names epoch, step and the terms of the loss.
+        """
+        if self._diverged is None:
+            return
+        seen = gather(self._diverged[None]).tolist()
+        bad = [(rank, row) for rank, row in enumerate(seen) if row[0] >= 0]
+        if bad:
+            rank, (step, *values) = min(bad, key=lambda item: item[1][0])
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self._terms, values, strict=True))
+            raise NonFiniteLossError(
+                f"the loss is not finite since epoch {self.current_epoch} (counted from 0), step {step:.0f}, "
+                f"process {rank}: {terms}. Nothing later was saved. "
+                "Lower optim.lr, add optim.warmup or set trainer.gradient_clip"
+            )
+
+    def on_train_epoch_end(self) -> None:
+        """No epoch ends on a loss that is not finite."""
+        self.check_finite()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """No checkpoint is written after a loss that is not finite."""
+        self.check_finite()
+
+    # ---- optimisation
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """``backbone`` at the base rate, ``new`` (everything else) at ``new_layer_factor`` times that."""
+        own = {id(parameter) for parameter in self.backbone.parameters()}
+        rates = {"backbone": self.optim.lr, "new": self.optim.lr * self.optim.new_layer_factor}
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "new": []}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups["backbone" if id(parameter) in own else "new"].append(parameter)
+        return [{"name": name, "params": params, "lr": rates[name]} for name, params in groups.items() if params]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The optimiser, and its schedule stepped per iteration."""
+        groups, decay = self.parameter_groups(), self.optim.weight_decay
+        optimizer: torch.optim.Optimizer
+        if self.optim.name == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=self.optim.momentum, weight_decay=decay)
+        else:
+            optimizer = torch.optim.AdamW(groups, weight_decay=decay)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: self.optim.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,13 @@
+"""Methods: Batch in, Output and loss out; one file each.
+
+May import: types, backbones, layers, losses. Must not import: data, metrics, explain, or any room above.
+Reads: weights files (through backbones). Writes: nothing.
+"""
+
+from fgbench.methods.base import Method, Optim
+from fgbench.methods.baseline import Baseline
+from fgbench.methods.region_grouping import RegionGrouping
+
+METHODS: dict[str, type[Method]] = {"baseline": Baseline, "region_grouping": RegionGrouping}
+
+__all__ = ["METHODS", "Baseline", "Method", "Optim", "RegionGrouping"]
