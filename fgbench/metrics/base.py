@@ -1,31 +1,44 @@
 """The one shape of a metric: per-image values first, sums of them second."""
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torchmetrics
 from torch import Tensor
 
 from fgbench.types import Batch, Output
 
+Points = Mapping[str, Tensor]
+"""Points that stand in for a method's evidence, the floors: by name ``b p 2``, ``x y`` in input pixels."""
+
 
 class BenchMetric(torchmetrics.Metric):
     """Numbers of a split from sums that are exact under any division of the split over processes.
 
-    ``columns`` is a pure function of one batch: what the metric says of each image, row by row (it goes to the
-    predictions file as it is). ``update`` takes these columns into sums; ``compute`` turns the sums into the numbers of
-    the split, in percent. A metric never sees a module.
+    ``columns`` is a pure function of one batch: what the metric says of each image, row by row. ``update`` takes
+    these columns into sums; ``compute`` reduces the sums over the processes, once, and turns them into the numbers of
+    the split, in percent. A metric never sees a module. Sums are integers (counts, fixed point) wherever the order of
+    addition would otherwise show.
 
-    A metric that must first be fitted (the regressors of the landmark error) has ``fit_update(output, batch)``, called
-    for each batch of the fitting split, and ``fit()``, called once after the sums were reduced over the processes.
+    ``compute`` returns scalars, and per-landmark (-attribute, -class) vectors under names that end in ``_each``. A
+    metric with floors computes them beside the method's number, from the same sums, under ``<name>/<floor>``.
+
+    A metric that must first be fitted (the regressors of the landmark error) gets ``fit_update`` for each batch of the
+    fitting split, and ``fit`` once; ``reset`` forgets both the sums and the fit.
     """
 
-    full_state_update: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool]
-    names: ClassVar[tuple[str, ...]]  # keys of compute(), the first is the leaderboard's column
+    full_state_update: bool | None = False
+    higher_is_better: bool | None
+    name: str  # key of compute() that is the leaderboard's column
 
-    def columns(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Per-image values, each ``b`` or ``b x``."""
+    def columns(self, output: Output, batch: Batch, floors: Points | None = None) -> dict[str, Tensor]:
+        """Per-image values, each ``b`` or ``b x``; NaN where the metric says nothing of an image."""
         raise NotImplementedError
+
+    def fit_update(self, output: Output, batch: Batch, floors: Points | None = None) -> None:
+        """Add a batch of the fitting split; nothing to do for a metric without a fit."""
+
+    def fit(self) -> None:
+        """End the fit; every process must call it."""
 
     def update(self, columns: dict[str, Tensor], batch: Batch) -> None:
         """Add one batch's columns to the sums."""
