@@ -1,9 +1,10 @@
 """A view, carried out: albumentations for the pixels, one exact matrix for everything that has coordinates.
 
 albumentations' own boxes and key points are not used: it flips key points as pixel indices (``w - 1 - x``) but resizes
-them as continuous coordinates (``x * scale``), so that a point which is flipped and resized ends up to a pixel off. Here each
-transform that was applied gives its affine map (``fgbench.types`` says what a coordinate is), their product is the
-frame, and boxes and landmarks go through it. This is the only importer of albumentations.
+them as continuous coordinates (``x * scale``), so that a point which is flipped and resized ends up to a pixel off. Its
+``SmallestMaxSize`` is not used either: it cuts ``height * (size / height)`` to an integer, which can be ``size - 1``.
+Here each transform that was applied gives its affine map (``fgbench.types`` says what a coordinate is), their product
+is the frame, and boxes and landmarks go through it. This is the only importer of albumentations.
 """
 
 import hashlib
@@ -13,13 +14,13 @@ import struct
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for its newest version
 
-import albumentations as A  # noqa: E402
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-from jaxtyping import Bool, Float, UInt8  # noqa: E402
-from numpy import ndarray  # noqa: E402
+import albumentations as A  # noqa: N812 (its documentation's name)
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy import ndarray
 
-from fgbench.data.view import View  # noqa: E402
+from fgbench.data.view import View
 
 
 class Augment:
@@ -183,4 +184,5 @@ def mirror_order(landmark_names: tuple[str, ...]) -> tuple[int, ...]:
 
 def inside(points: Float[ndarray, "l 2"], height: int, width: int) -> Bool[ndarray, " l"]:
     """Which points lie on the input, its border included."""
-    return ((points >= 0) & (points <= np.array([width, height]))).all(axis=-1)
+    found: ndarray = np.logical_and.reduce((points >= 0) & (points <= np.array([width, height])), axis=-1)
+    return found

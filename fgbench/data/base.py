@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
+from jaxtyping import Int
 from lightning import LightningDataModule
+from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
 
 from fgbench.data.listing import Listing, Split
@@ -40,10 +42,10 @@ class BenchDataModule(LightningDataModule):
         cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
     """
 
-    name: ClassVar[str]
     target: ClassVar[Target] = "class"
     landmark_frame: ClassVar[Literal["box", "interocular"] | None] = None
     has_boxes: ClassVar[bool] = False
+    landmark_classes: ClassVar[tuple[int, ...]] = ()  # classes whose landmark error is also measured by itself
     num_outputs: int
 
     def __init__(
@@ -103,6 +105,11 @@ class BenchDataModule(LightningDataModule):
         """How many images a split has."""
         return len(self.listing.rows(split))
 
+    def split_ids(self, split: Split) -> Int[ndarray, " n"]:
+        """The ``image_id`` of each image of a split."""
+        ids: Int[ndarray, " n"] = self.listing.image_id[self.listing.rows(split)]
+        return ids
+
     def sizes(self) -> dict[str, int]:
         """``n_train`` (without the validation cut) and ``n_test``."""
         return {"n_train": self.split_size("train"), "n_test": self.split_size("test")}
@@ -121,7 +128,7 @@ class BenchDataModule(LightningDataModule):
         return self._loader(self.train_view, TrainBatches(rows, self.batch_size, self.seed))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """The validation cut (or the test split, where the protocol is a legacy one); an empty list if there is none."""
+        """The validation cut (or the test split, for legacy protocols); an empty list if there is none."""
         if self.validate_on_test:
             return self.eval_loader("test", self.test_view)
         return self.eval_loader("val", self.test_view) if self.val_fraction else []

@@ -71,11 +71,11 @@ def _read(root: Path, classes: int | None) -> Listing:
     part = _table(root / "parts/part_locs.txt", 5, np.repeat(ids, len(part_ids))).reshape(len(ids), len(part_ids), 5)
     _check(root / "image_class_labels.txt", np.isin(label, label_ids), "class is not one of classes.txt")
     _check(root / "train_test_split.txt", np.isin(split, (0, 1)), "split is neither 1 (train) nor 0 (test)")
-    _check(root / "bounding_boxes.txt", (box[:, 2:] > 0).all(axis=1), "width or height is not positive")
-    rows = (part[:, :, 1] == part_ids) & np.isin(part[:, :, 4], (0, 1))
     _check(
-        root / "parts/part_locs.txt", rows.reshape(-1), "part numbers must run as in parts.txt, and visible be 0 or 1"
+        root / "bounding_boxes.txt", np.logical_and.reduce(box[:, 2:] > 0, axis=1), "width or height is not positive"
     )
+    rows = (part[:, :, 1] == part_ids) & np.isin(part[:, :, 4], (0, 1))
+    _check(root / "parts/part_locs.txt", rows.reshape(-1), "parts must run as in parts.txt, visible must be 0 or 1")
     count = len(label_names) if classes is None else classes
     if not 1 <= count <= len(label_names):
         raise DataError(f"classes: {classes} asked for, but {root / 'classes.txt'} has {len(label_names)}")

@@ -48,12 +48,11 @@ class ImageDataset(Dataset[Batch]):
     def __getitem__(self, key: Key | int) -> Batch:
         row, draw = (key, 0) if isinstance(key, int) else key
         listing, image_id = self.listing, int(self.listing.image_id[row])
+        pixels = self.pixels(row)
         try:
-            image, frame = self._augment(self.pixels(row), (self.seed, draw, image_id))
+            image, frame = self._augment(pixels, (self.seed, draw, image_id))
         except ValueError as error:
-            raise ValueError(
-                f"{listing.path(row)}: {error}".replace(f"{listing.path(row)}: " * 2, f"{listing.path(row)}: ")
-            ) from None
+            raise ValueError(f"{listing.path(row)}: {error}") from None
         boxes = boxes_to_input(frame, listing.boxes[row]) * listing.box_valid[row][:, None]
         landmarks, visible = points_to_input(frame, listing.landmarks[row]), listing.visible[row]
         visible = visible & inside(landmarks, *image.shape[:2])

@@ -1,4 +1,4 @@
-"""What is known of all images of a dataset, as arrays: small, quick to hash, and shared with worker processes as they are."""
+"""What is known of all images of a dataset, as arrays: small, quick to hash, shared with workers as they are."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -52,8 +52,8 @@ class Listing:
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.
 
-        Of each class the same share, ``fraction`` rounded to whole images, is taken: those whose names hash lowest. So the
-        cut depends on nothing but names and fraction, and a smaller fraction's cut is part of a larger one's. For
+        Of each class the same share, ``fraction`` rounded to whole images, is taken: those whose names hash lowest. So
+        the cut depends on nothing but names and fraction, and a smaller fraction's cut is part of a larger one's. For
         attributes all images count as one class.
         """
         if not 0 <= fraction < 1:

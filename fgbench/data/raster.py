@@ -40,12 +40,14 @@ SINE = _sine_table()
 
 def sine(angle: int | IntArray) -> IntArray:
     """``2^16 sin`` of an angle in 1/1024 turns."""
-    return SINE[np.asarray(angle) % TURN]
+    found: IntArray = np.asarray(SINE[np.asarray(angle) % TURN])
+    return found
 
 
 def cosine(angle: int | IntArray) -> IntArray:
     """``2^16 cos`` of an angle in 1/1024 turns."""
-    return sine(np.asarray(angle) + TURN // 4)
+    found: IntArray = np.asarray(SINE[(np.asarray(angle) + TURN // 4) % TURN])
+    return found
 
 
 def rotate(points: IntArray, angle: int) -> IntArray:
@@ -59,15 +61,15 @@ def ellipse(cx: int, cy: int, rx: int, ry: int, angle: int = 0, corners: int = 3
     """The corners of an ellipse, ``corners 2``."""
     turn = np.arange(corners) * (TURN // corners)
     points = np.stack([(rx * cosine(turn)) >> 16, (ry * sine(turn)) >> 16], axis=-1)
-    return rotate(points, angle) + np.array([cx, cy])
+    return rotate(points, angle) + np.array([cx, cy], np.int64)
 
 
-def stroke(x0: int, y0: int, x1: int, y1: int, width0: int, width1: int) -> IntArray:
+def stroke(start: tuple[int, int], end: tuple[int, int], width0: int, width1: int) -> IntArray:
     """A straight branch from one point to another with its thickness at both ends, ``4 2``."""
+    (x0, y0), (x1, y1) = start, end
     dx, dy = x1 - x0, y1 - y0
     length = max(1, math.isqrt(dx * dx + dy * dy))
-    ends = ((x0, y0, width0), (x1, y1, width1))
-    (ax, ay), (bx, by) = (((-dy * w) // (2 * length), (dx * w) // (2 * length)) for _, _, w in ends)
+    (ax, ay), (bx, by) = (((-dy * w) // (2 * length), (dx * w) // (2 * length)) for w in (width0, width1))
     return np.array([[x0 + ax, y0 + ay], [x1 + bx, y1 + by], [x1 - bx, y1 - by], [x0 - ax, y0 - ay]], np.int64)
 
 

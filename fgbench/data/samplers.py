@@ -15,7 +15,7 @@ Key = tuple[int, int]
 
 
 def processes() -> tuple[int, int]:
-    """Rank of this process and number of all; asked when a loader is used, since it is often built before they are up."""
+    """Rank of this process and number of all; asked when a loader is used, as it may be built before they are up."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
@@ -44,7 +44,7 @@ class TrainBatches(Sampler[list[Key]]):
 
     @property
     def sampler(self) -> "TrainBatches":
-        """Lightning calls ``set_epoch`` on ``loader.batch_sampler.sampler``, not on the batch sampler: this one is both."""
+        """Itself: Lightning calls ``set_epoch`` on ``loader.batch_sampler.sampler``, not on the batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,8 +76,8 @@ class EvalBatches(Sampler[list[Key]]):
     """Every image once, nothing padded, nothing dropped: process ``r`` of ``w`` gets batches ``r, r + w, ...``.
 
     Whole batches are dealt, rather than images ``r, r + w, ...``, so that an image meets the same neighbours, and so
-    the same kernels and the same last digit, with any number of processes. Images of one batch have one shape. Large batches are
-    dealt first, so that processes differ by one batch at most in any size.
+    the same kernels and the same last digit, with any number of processes. Images of one batch have one shape. Large
+    batches are dealt first, so that processes differ by one batch at most in any size.
 
     Args:
         rows: images to look at.
@@ -104,7 +104,7 @@ class EvalBatches(Sampler[list[Key]]):
         rank, world = self.place or processes()
         if len(self.rows) < world:
             raise ValueError(
-                f"{len(self.rows)} images cannot be shared by {world} processes, each of which needs one: use fewer processes"
+                f"{len(self.rows)} images cannot be shared by {world} processes, one each at least: use fewer"
             )
         batches = list(self.batches)
         while len(batches) < world:  # a tiny split: halve the largest until everybody has something to do

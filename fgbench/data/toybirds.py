@@ -3,8 +3,8 @@
 Drawn by ``toybirds_draw``, written once to disk in the layout of CUB-200-2011, read by the reader of CUB-200-2011. Ten
 species by default, up to 200; each differs from its nearest neighbour in one attribute (colour, shape or pattern) of
 one part. Within a species: either side, turned up to 32 degrees, looking ahead or over the shoulder, wings folded or
-raised, any place, 1.8-fold range of size, colour and slope of the light, contrast, noise, clutter in plumage colours behind,
-and sometimes a twig or a leaf before it. Boxes, 15 landmarks with visibility and a mask of parts are exact.
+raised, any place, 1.7-fold range of size, colour and slope of the light, contrast, noise, clutter in plumage colours
+behind it, and sometimes a twig or a leaf before it. Boxes, 15 landmarks with visibility and a mask of parts are exact.
 
 Licence: that of this project. Split: half of each class, odd numbers train. The tree on disk::
 
@@ -40,9 +40,9 @@ class ToyBirds(BenchDataModule):
         num_classes: species, 2 to 200; the first ten are the same birds in any number.
         num_images: of all classes and both splits together; a multiple of ``2 * num_classes``.
         image_size: side in pixels.
-        difficulty: 0 (no clutter beyond a few leaves, even light, nothing in front) to 1; 0.5 is the default protocol.
+        difficulty: from 0 (a few leaves, even light, nothing in front) to 1; 0.5 is the default protocol.
         background_bias: share of images whose background's colour is that of their class, to study shortcuts.
-        data_seed: of the pictures. The species do not depend on it, nor does the order of training, whose seed is ``seed``.
+        data_seed: of the pictures, not of the species. The order of training has ``seed``.
         kwargs: see ``BenchDataModule``.
     """
 
@@ -65,7 +65,7 @@ class ToyBirds(BenchDataModule):
             raise ValueError(f"num_classes is {num_classes}, but must be from 2 to {MOST}")
         if num_images < 2 * num_classes or num_images % (2 * num_classes):
             raise ValueError(
-                f"num_images is {num_images}, but must be a multiple of 2 x num_classes = {2 * num_classes}"
+                f"num_images is {num_images}, but must be a multiple of 2 * num_classes = {2 * num_classes}"
             )
         if not 32 <= image_size <= 1024:
             raise ValueError(f"image_size is {image_size}, but must be from 32 to 1024 pixels")
@@ -97,7 +97,7 @@ class ToyBirds(BenchDataModule):
         return listing
 
     def part_mask(self, row: int) -> UInt8[ndarray, "h w"]:
-        """Which part each pixel of an original image shows: 0, or 1 + the position in ``toybirds_draw.PARTS``."""
+        """Which part each pixel of an original image shows: 0, or 1 + the position in ``toybirds_bird.PARTS``."""
         path = self.tree() / "segmentations" / bytes(self.listing.names[row]).decode()
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if mask is None:

@@ -1,9 +1,9 @@
 """The species of toybirds: a tree in which every species differs from its parent in one attribute of one part.
 
 So every species has a neighbour at distance one, most have several, and which part tells two species apart changes from
-pair to pair. The first ten are chosen by hand so that ten classes span nine attributes of eight parts; the others are drawn from a
-fixed stream. The catalogue depends on nothing: a species is the same bird at any size of the data, seed or difficulty, and the
-first ``n`` species of a larger catalogue are the catalogue of ``n``.
+pair to pair. The first ten are chosen by hand so that ten classes span nine attributes of seven parts; the others are
+drawn from a fixed stream. The catalogue depends on nothing: a species is the same bird at any size of the data, seed or
+difficulty, and the first ``n`` species of a larger catalogue are the catalogue of ``n``.
 """
 
 from typing import NamedTuple
@@ -91,7 +91,8 @@ MOST = 200
 
 def steps(num_classes: int) -> list[Step]:
     """The differences that make species 1, 2, ... from their parents."""
-    species, found, dice = [_FIRST], [], Dice(200_011)
+    species, dice = [_FIRST], Dice(200_011)
+    found: list[Step] = []
     while len(species) < num_classes:
         if len(found) < len(_BY_HAND):
             step = Step(*_BY_HAND[len(found)])

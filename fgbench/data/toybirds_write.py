@@ -16,8 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fgbench.data.toybirds_bird import LANDMARKS, PARTS
 from fgbench.data.toybirds_catalogue import Species, catalogue, names, steps
-from fgbench.data.toybirds_draw import LANDMARKS, PARTS, Knobs, draw
+from fgbench.data.toybirds_draw import Knobs, draw
 
 
 def write_toybirds(folder: Path, num_classes: int, images_per_class: int, knobs: Knobs) -> None:

@@ -1,4 +1,4 @@
-"""How a protocol wants to see an image: which resize, which crop, which random changes. Words only; ``augment.py`` acts."""
+"""How a protocol wants to see an image: resize, crop, random changes. Words only; ``augment.py`` acts."""
 
 from dataclasses import dataclass
 from typing import Literal
