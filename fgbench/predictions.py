@@ -145,6 +145,35 @@ def merge_predictions(parts: Sequence[Path], out: Path, *, expected: int | None 
         raise ResultError(f"{out}: images were evaluated twice: image_id {', '.join(twice[:5])} ({len(twice)} in all)")
     if expected is not None and len(table) != expected:
         raise ResultError(f"{out}: {len(table)} images were evaluated, but the split has {expected}")
+    _write_table(table, out)
+    return len(table)
+
+
+def join_predictions(files: Sequence[Path], out: Path) -> None:
+    """Put the columns of merged files side by side: what several loaders showed of the same images.
+
+    Args:
+        files: one per loader; of a column that several have, the first counts.
+        out: the run's file, replaced if it is there.
+
+    Raises:
+        ResultError: the files do not hold the same images.
+    """
+    import pyarrow.parquet as pq
+
+    joined, *others = [pq.read_table(file) for file in files]
+    for file, table in zip(files[1:], others, strict=True):
+        if not joined["image_id"].equals(table["image_id"]):
+            raise ResultError(f"{out}: {files[0].name} and {file.name} hold different images; evaluate the run again")
+        for name in table.column_names:
+            if name not in joined.column_names:
+                joined = joined.append_column(name, table[name])
+    _write_table(joined, out)
+
+
+def _write_table(table: Any, out: Path) -> None:
+    import pyarrow.parquet as pq
+
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +183,6 @@ def merge_predictions(parts: Sequence[Path], out: Path, *, expected: int | None 
         raise ResultError(f"{out}: could not be written ({error}); free space and run again") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return len(table)
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:

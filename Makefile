@@ -1,0 +1,55 @@
+# The verbs of the suite. No logic here: each line is one command of `fgbench`, or of a tool.
+
+METHOD  ?= region_grouping
+DATASET ?= toybirds
+SEED    ?= 0
+SEEDS   ?= $(SEED)
+ARGS    ?=
+
+ifdef FGBENCH_PYTHON
+PYTHON := $(FGBENCH_PYTHON)
+INSTALL := @true
+else
+PYTHON := .venv/bin/python
+INSTALL := @python3 -I tools/bootstrap.py
+endif
+FGBENCH := @$(PYTHON) -m fgbench
+
+.DEFAULT_GOAL := help
+.PHONY: help install bench test check format leaderboard benchmarks clean
+
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make bench METHOD=baseline DATASET=toybirds SEED=0 ARGS='--trainer.max_epochs 5'    one cell"
+	@echo "  make bench METHOD=all DATASET=toybirds SEEDS=0,1,2                                  a grid of cells"
+	@echo "  make bench ARGS=--help                                                              every option"
+	@echo "  FGBENCH_PYTHON=python3 make bench       use an interpreter that has the packages; nothing is installed"
+
+install:  ## make .venv from the lock (every verb does this when needed)
+	$(INSTALL)
+
+bench: install  ## train and evaluate METHOD on DATASET, add the row to the leaderboard
+	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS) $(ARGS)
+
+test: check  ## all checks, all tests with coverage, a two-process run, a one-epoch bench
+	@$(PYTHON) -m pytest --cov=fgbench --cov-report=term:skip-covered $(ARGS)
+
+check: install  ## lint, format, types, import contracts
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@$(PYTHON) -c "from importlinter.cli import lint_imports_command as main; main()"
+
+format: install  ## rewrite the code in the project's format
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m ruff format .
+
+leaderboard: install  ## rebuild leaderboard.csv and leaderboard/README.md from the results
+	$(FGBENCH) leaderboard
+
+benchmarks: install  ## measure speed and memory, as ratios within one run
+	@for file in benchmarks/*.py; do $(PYTHON) $$file || exit 1; done
+
+clean:  ## remove caches (never data, runs or results)
+	@rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -1,0 +1,170 @@
+"""One cell from configuration to leaderboard row, and the grid of cells.
+
+The parent never trains: ``fit`` and ``test`` are processes of their own, so a crash in one loses nothing of the other.
+A run folder holds all that a killed run needs to go on where it stopped; a cell whose result is in the leaderboard is
+skipped.
+
+May import: config, result, leaderboard. Must not import: torch, methods, data (the phases do).
+Reads: results. Writes: run folders, results, the leaderboard's tables.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fgbench import leaderboard
+from fgbench.config import ROOT, Cell, Resolved, is_customised, resolve
+from fgbench.report import terminal
+from fgbench.result import read_result, write_atomically
+
+PHASES = ("fit", "test")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes:
+        cell: which.
+        state: ``done``, ``skipped`` (finished before), ``failed`` or ``busy`` (another process runs it).
+        detail: where its result is, or why it failed and where the report is.
+        seconds: that it took here.
+    """
+
+    cell: Cell
+    state: str
+    detail: str
+    seconds: float = 0.0
+
+
+def say(text: str) -> None:
+    """One line to a person; stderr, so that stdout stays the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def bench(cells: Sequence[Cell], dry_run: bool = False) -> int:
+    """Run every cell that has no result yet; report all, return the exit status.
+
+    Raises:
+        ConfigError: if any cell cannot be configured; then none has started.
+    """
+    plans = [resolve(cell) for cell in cells]
+    if dry_run:
+        for plan in plans:
+            print(f"# {plan.cell}  digest {plan.digest}  from {' + '.join(plan.sources)}")
+            print(yaml.safe_dump(plan.tree, sort_keys=False))
+        return 0
+    outcomes = []
+    for index, plan in enumerate(plans, 1):
+        say(f"[{index}/{len(plans)}] {plan.cell}: digest {plan.digest}, run folder {plan.run_folder}")
+        outcomes.append(run_cell(plan))
+        outcome = outcomes[-1]
+        if outcome.state in ("done", "skipped"):
+            terminal.show(read_result(Path(outcome.detail)), Path(plan.machine.leaderboard))
+        say(f"[{index}/{len(plans)}] {plan.cell}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.detail}")
+    return summarise(outcomes)
+
+
+def summarise(outcomes: Sequence[Outcome]) -> int:
+    """Exit status of a grid; names what failed when there was more than one cell."""
+    bad = [outcome for outcome in outcomes if outcome.state not in ("done", "skipped")]
+    if len(outcomes) > 1:
+        counts = {state: sum(o.state == state for o in outcomes) for state in ("done", "skipped", "failed", "busy")}
+        say("grid: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count))
+        for outcome in bad:
+            say(f"  {outcome.state}: {outcome.cell}: {outcome.detail}")
+    return 1 if bad else 0
+
+
+def run_cell(plan: Resolved) -> Outcome:
+    """Fit, test and publish one cell, going on where an earlier try was stopped."""
+    started = time.monotonic()
+    target = Path(plan.machine.leaderboard) / "results" / plan.cell.dataset / f"{plan.name}.json"
+    if target.exists():
+        leaderboard.rebuild(Path(plan.machine.leaderboard))  # a run killed between result and table left it stale
+        return Outcome(plan.cell, "skipped", str(target))
+    folder = plan.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder / ".lock") as mine:
+        if not mine:
+            return Outcome(plan.cell, "busy", f"another process runs it in {folder}")
+        write_config(plan)
+        (folder / "failure.txt").unlink(missing_ok=True)
+        for phase in PHASES:
+            status = run_phase(phase, folder)
+            if status != 0:
+                detail = report_failure(plan, phase, status)
+                return Outcome(plan.cell, "failed", detail, time.monotonic() - started)
+        publish(folder, target)
+    leaderboard.rebuild(Path(plan.machine.leaderboard))
+    return Outcome(plan.cell, "done", str(target), time.monotonic() - started)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Copy a finished run's predictions and, last, its result to the leaderboard: the JSON is the row's birth."""
+    write_atomically(target.with_suffix(".parquet"), (folder / "predictions.parquet").read_bytes())
+    write_atomically(target, (folder / "result.json").read_bytes(), replace=False)
+
+
+def write_config(plan: Resolved) -> None:
+    """``config.yaml``: what the phases read."""
+    path = plan.run_folder / "config.yaml"
+    cell = {"method": plan.cell.method, "dataset": plan.cell.dataset, "variant": plan.cell.variant}
+    cell["track"] = "custom" if is_customised(plan) else plan.cell.track
+    content = {
+        "name": plan.name,
+        "cell": cell,
+        "digest": plan.digest,
+        "sources": list(plan.sources),
+        "command": plan.cell.command,
+        "tree": plan.tree,
+    }
+    text = yaml.safe_dump(content, sort_keys=False)
+    write_atomically(path, text.encode())
+    say(yaml.safe_dump(plan.tree, sort_keys=False).rstrip())
+
+
+def run_phase(phase: str, folder: Path) -> int:
+    """Run one phase as a process; an interrupt is passed on and waited for, so that it can save."""
+    command = [sys.executable, "-m", "fgbench", phase, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+
+
+def report_failure(plan: Resolved, phase: str, status: int) -> str:
+    """Make sure that ``failure.txt`` is there and says what to do; its path and first line."""
+    path = plan.run_folder / "failure.txt"
+    if not path.exists():
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+        hint = "out of memory is the usual reason for SIGKILL: try a smaller batch_size or fewer workers"
+        write_atomically(path, f"{phase} {how}\n{hint if status == -9 else 'see the output above'}\n".encode())
+    lines = path.read_text().splitlines()
+    say(f"{plan.cell}: {phase} failed. Report: {path}. The same command resumes from the last finished epoch.")
+    return f"{path}: {lines[0] if lines else phase}"
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """True inside if this process holds the lock; it goes with the process, however that ends."""
+    with open(path, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -1,0 +1,343 @@
+"""The phases of one run, inside their processes: ``fit`` trains to the last epoch, ``test`` reads the test split once.
+
+May import: every room below it. Must not import: bench, cli.
+Reads: the run folder's config.yaml and checkpoints. Writes: the run folder only; ``bench`` publishes the result.
+"""
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+
+from fgbench import config, provenance
+from fgbench.config import Machine
+from fgbench.data.base import BenchDataModule
+from fgbench.layers.batchnorm import convert_sync_batchnorm
+from fgbench.methods.base import Method
+from fgbench.predictions import PredictionsWriter, join_predictions, merge_predictions
+from fgbench.report import progress
+from fgbench.report import wandb as wandb_report
+from fgbench.report.callbacks import Speed
+from fgbench.report.figures import Example, write_sheet
+from fgbench.result import Result, to_json, utc_now, write_atomically
+from fgbench.scoring import Scoring
+from fgbench.types import Batch
+
+EXAMPLES = 12  # images on a run's sheet
+
+
+def run_phase(phase: str, folder: Path) -> int:
+    """Run ``fit`` or ``test`` in this process; a failure leaves ``failure.txt`` and exit status 1."""
+    hush()
+    try:
+        {"fit": fit, "test": test}[phase](folder, read_run(folder))
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        print(f"fgbench {phase}: {message}", file=sys.stderr)
+        write_atomically(folder / "failure.txt", f"{message}\n\nin {phase}\n\n{traceback.format_exc()}".encode())
+        return 1
+    return 0
+
+
+def hush() -> None:
+    """Silence what no user can act on, one by one; a warning that is not listed is shown."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices found, advertisements
+    expected = (
+        "You have overridden `on_after_batch_transfer`",  # on purpose: the method normalises, see Method
+        "Total length of `list` across ranks is zero",  # no validation split
+        "The number of training batches",  # of toys is small
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.11, theirs to mend
+        "The `srun` command is available",  # a login node
+        "The '.*_dataloader' does not have many workers",  # chosen by the machine, see count_workers
+    )
+    for message in expected:
+        warnings.filterwarnings("ignore", message)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What ``bench`` wrote for the phases."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run; start it with: make bench METHOD=... DATASET=...")
+    return dict(yaml.safe_load(path.read_text()))
+
+
+class RepeatableEpochs(Callback):
+    """Seeds torch's generator at the start of each epoch, so that a resumed run draws what an unbroken one would."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A stream of its own for each seed, epoch and process."""
+        stream = (self.seed * 1_000_003 + trainer.current_epoch) * 4096 + trainer.global_rank
+        torch.manual_seed(stream % 2**63)
+
+
+class History(Callback):
+    """Mean loss of each epoch, over all processes; carried on over resumptions in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[str, list[float]] = {"loss": []}
+        self._sum, self._steps = torch.zeros(()), 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from nothing."""
+        self._sum, self._steps = torch.zeros((), device=pl_module.device), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add on the device."""
+        self._sum += outputs["loss"].detach()
+        self._steps += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The epoch's one wait for the device."""
+        mean = trainer.strategy.reduce(self._sum / max(self._steps, 1), reduce_op="mean")
+        del self.epochs["loss"][trainer.current_epoch :]
+        self.epochs["loss"].append(round(float(mean), 6))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lists of numbers."""
+        return self.epochs
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint stopped."""
+        self.epochs = state_dict
+
+
+def fit(folder: Path, run: dict[str, Any]) -> None:
+    """Train from scratch or from the last finished epoch; writes checkpoints and, at the end, ``fit.json``."""
+    if (folder / "fit.json").exists():
+        return
+    tree = run["tree"]
+    seed_everything(tree["seed"], verbose=False)
+    data, method = config.instantiate(tree)
+    checkpoints = folder / "checkpoints"
+    last = ModelCheckpoint(
+        checkpoints, "last", monitor=None, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    history, speed = History(), Speed()
+    # Lightning runs the checkpoint callbacks after all others: what these count in an epoch is in its checkpoint.
+    callbacks: list[Callback] = [RepeatableEpochs(tree["seed"]), history, speed, last]
+    if tree["selection"] != "last":
+        # Two of equal accuracy: the earlier one stays.
+        best = ModelCheckpoint(checkpoints, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
+        callbacks += [best, Scoring.for_validation(data)]
+    logger = make_logger(folder, run)
+    callbacks += [LearningRateMonitor("step")] if logger else []
+    trainer = make_trainer(tree, folder, callbacks, logger)
+    if trainer.world_size > 1 and tree["trainer"]["sync_batchnorm"]:
+        convert_sync_batchnorm(method)
+    resume = checkpoints / "last.ckpt"
+    trainer.fit(method, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
+    if not resume.exists():  # zero epochs
+        trainer.save_checkpoint(resume)
+    if trainer.is_global_zero:
+        record = {
+            "epochs": trainer.current_epoch,
+            "devices": trainer.world_size,
+            "device_name": provenance.device_name(trainer.strategy.root_device),
+            "commit": str(provenance.commit()),
+            "history": history.epochs,
+            **speed.summary(),
+        }
+        if logger:
+            logger.finish()
+        write_atomically(folder / "fit.json", json.dumps(record, indent=1).encode())
+
+
+def test(folder: Path, run: dict[str, Any]) -> None:
+    """Evaluate the selected checkpoint; writes predictions, figures and, last, ``result.json``."""
+    if (folder / "result.json").exists():
+        return
+    tree = run["tree"]
+    seed_everything(tree["seed"], verbose=False)
+    data, method = config.instantiate(tree)
+    selected = "last.ckpt" if tree["selection"] == "last" else "best.ckpt"
+    load_checkpoint(method, folder / "checkpoints" / selected)
+    data.prepare_data()
+    data.setup("test")
+    logger = make_logger(folder, run)
+    scoring = Scoring.for_test(data, method)
+    trainer = make_trainer(tree, folder, [scoring], logger)
+    loaders = [role for role in scoring.roles if role != "fit"]
+    parts = folder / "predictions"
+    writers = {role: PredictionsWriter(parts / f"{role}{trainer.global_rank}.parquet") for role in loaders}
+    scoring.writers |= writers
+    trainer.test(method, dataloaders=scoring.loaders(data), verbose=False)
+    for writer in writers.values():
+        writer.close()
+    trainer.strategy.barrier()
+    if not trainer.is_global_zero:
+        return
+    for role in loaders:
+        pieces = [parts / f"{role}{rank}.parquet" for rank in range(trainer.world_size)]
+        merge_predictions(pieces, parts / f"{role}.parquet", expected=scoring.report["n_eval"])
+    join_predictions([parts / f"{role}.parquet" for role in loaders], folder / "predictions.parquet")
+    shown = choose_examples(data, method, trainer.strategy.root_device)
+    write_sheet(folder / "figures" / "examples.png", shown, run["name"])
+    result = make_result(folder, run, data, method, scoring.report, logger)
+    if logger:
+        wandb_report.log_outcome(logger, result, folder / "predictions.parquet", shown)
+    write_atomically(folder / "result.json", to_json(result).encode())
+
+
+def choose_examples(data: BenchDataModule, method: Method, device: torch.device) -> list[Example]:
+    """What the method says of ``EXAMPLES`` images, spread evenly over the test split: the same for every method."""
+    rows = data.listing.rows("test")
+    chosen = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
+    seen = data.dataset(data.locate_view or data.test_view)
+    method.eval().to(device)
+    return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
+
+
+def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
+    """One image through the method, on the method's device."""
+    image = item.image[None].to(method.device)
+    with torch.no_grad():
+        output = method(method.normalise(image))
+    maps = {
+        name: value[0].float().cpu().numpy()
+        for name, value in (("saliency", output.saliency), ("parts", output.parts))
+        if value is not None
+    }
+    if item.target.ndim:  # attributes: those that are there
+        target = ", ".join(name for name, there in zip(names, item.target.tolist(), strict=True) if there)
+        predicted = ", ".join(name for name, z in zip(names, output.logits[0].tolist(), strict=True) if z > 0)
+    else:
+        target, predicted = names[int(item.target)], names[int(output.logits.argmax())]
+    return Example(
+        image_id=int(item.image_id),
+        image=item.image.permute(1, 2, 0).numpy(),
+        target=target,
+        predicted=predicted,
+        boxes=item.boxes[item.box_valid].numpy(),
+        landmarks=item.landmarks[item.visible].numpy(),
+        **maps,
+    )
+
+
+def make_result(
+    folder: Path,
+    run: dict[str, Any],
+    data: BenchDataModule,
+    method: Method,
+    report: dict[str, Any],
+    logger: wandb_report.RunLogger | None,
+) -> Result:
+    """Everything that the leaderboard keeps of this run."""
+    tree, cell = run["tree"], run["cell"]
+    trained = json.loads((folder / "fit.json").read_text())
+    unmeasured = {} if trained["train_images_per_s"] else {"train_images_per_s": "no step of training"}
+    height, width = data.dataset(data.test_view)[int(data.listing.rows("test")[0])].image.shape[1:]
+    return Result(
+        **cell,
+        classes=data.num_outputs,
+        backbone=tree["method"]["init_args"]["backbone"],
+        weights=method.backbone.weight_tag,
+        resolution=min(height, width),
+        seed=tree["seed"],
+        selection=tree["selection"],
+        epochs=trained["epochs"],
+        n_train=data.sizes()["n_train"],
+        n_eval=report["n_eval"],
+        **report["numbers"],
+        params_m=provenance.params_m(method),
+        gmacs=provenance.gmacs(method, (height, width)),
+        train_images_per_s=trained["train_images_per_s"],
+        test_images_per_s=report["images_per_s"],
+        peak_memory_gb=trained["peak_memory_gb"],
+        train_hours=trained["train_hours"],
+        devices=trained["devices"],
+        device_name=trained["device_name"],
+        precision=tree["trainer"]["precision"],
+        config=" + ".join(run["sources"]),
+        config_digest=run["digest"],
+        data_digest=data.digest(),
+        commit=str(provenance.commit()),
+        versions=provenance.versions(),
+        date=utc_now(),
+        command=run["command"],
+        wandb_url=logger.url if logger else "",
+        reasons=report["reasons"]
+        | ({} if trained["train_images_per_s"] else {"train_images_per_s": "no training step"}),
+        scores=report["scores"],
+        floors=report["floors"],
+        details=report["details"],
+        history=trained["history"],
+        environment={**provenance.environment(), "trained_at_commit": trained["commit"]},
+        resolved={key: value for key, value in tree.items() if key != "machine"},
+    )
+
+
+def make_logger(folder: Path, run: dict[str, Any]) -> wandb_report.RunLogger | None:
+    """W&B's logger of this run, the same W&B run for all phases; None when switched off."""
+    if run["tree"]["machine"]["logger"] == "none":
+        return None
+    config = {**run["cell"], **run["tree"]}
+    return wandb_report.make_logger(
+        folder, **run["cell"], digest=run["digest"], seed=run["tree"]["seed"], config=config
+    )
+
+
+def load_checkpoint(method: Method, path: Path) -> None:
+    """Put a checkpoint's weights into the method.
+
+    Raises:
+        RuntimeError: the file is missing, damaged, or of another method; names it.
+    """
+    hint = f"remove the run folder {path.parent.parent} to train again"
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except FileNotFoundError:
+        raise RuntimeError(f"{path}: the checkpoint is missing; {hint}") from None
+    except Exception as error:
+        raise RuntimeError(f"{path}: not a checkpoint of this suite ({error}); {hint}") from error
+    try:
+        method.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RuntimeError(f"{path}: the checkpoint does not fit the configured method ({error}); {hint}") from None
+
+
+def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], logger: Logger | None) -> Trainer:
+    """Lightning's Trainer: all GPUs, or the asked number of processes on CPU."""
+    machine, training = Machine(**tree["machine"]), tree["trainer"]
+    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    if machine.accelerator == "gpu" and not gpu:
+        raise RuntimeError("machine.accelerator is gpu and torch sees none; use --machine.accelerator cpu")
+    devices = machine.devices or (torch.cuda.device_count() if gpu else 1)
+    several = devices * machine.num_nodes > 1
+    shown = progress.callbacks(machine.progress)
+    return Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=devices,
+        num_nodes=machine.num_nodes,
+        strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
+        precision=training["precision"],
+        max_epochs=training["max_epochs"],
+        gradient_clip_val=training["gradient_clip"],
+        deterministic=training["deterministic"],
+        use_distributed_sampler=False,  # it pads; the datamodule's samplers are exact
+        inference_mode=False,  # explanations need gradients of activations
+        num_sanity_val_steps=0,
+        logger=logger or False,
+        log_every_n_steps=10,
+        callbacks=[*callbacks, *shown],
+        default_root_dir=folder,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in shown),
+    )

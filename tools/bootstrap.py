@@ -1,0 +1,125 @@
+"""Makes ``.venv`` from ``requirements.lock`` when it is missing or stale; returns at once when it is not.
+
+Runs under any Python 3 with nothing installed (``python3 -I tools/bootstrap.py``). The environment is stale when the
+lock, ``pyproject.toml`` or the interpreter changed. Installs with uv where it can be had (from PATH, or a pinned copy in
+an environment of its own), else with pip; both check the hashes of the lock.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / ".stamp"
+UV_HOME = ROOT / ".venv-uv"
+VERSIONS = ((3, 11), (3, 12))
+DISK_GB = 8
+
+
+def say(text):
+    print("fgbench: " + text, file=sys.stderr, flush=True)
+
+
+def version_of(python):
+    """``(major, minor)`` of an interpreter, or None if it does not start (a shim without a version behind it, say)."""
+    try:
+        asked = subprocess.run(
+            [python, "-I", "-c", "import sys; print(*sys.version_info[:2])"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return tuple(int(part) for part in asked.stdout.split())
+
+
+def find_python():
+    if sys.version_info[:2] in VERSIONS:
+        return sys.executable
+    for name in ("python3.12", "python3.11", "python3"):
+        path = shutil.which(name)
+        if path and version_of(path) in VERSIONS:
+            return path
+    wanted = " or ".join("%d.%d" % version for version in VERSIONS)
+    sys.exit("fgbench: needs Python %s and found none; install one, or name it: FGBENCH_PYTHON=/path make ..." % wanted)
+
+
+def key_of(python):
+    digest = hashlib.sha256(repr(version_of(python)).encode())
+    for name in ("requirements.lock", "pyproject.toml", "tools/bootstrap.lock"):
+        digest.update((ROOT / name).read_bytes())
+    digest.update(str(ROOT).encode())  # the editable install points at this folder: a moved checkout is stale
+    return digest.hexdigest()
+
+
+def is_fresh(key):
+    return STAMP.exists() and STAMP.read_text() == key and PYTHON.exists()
+
+
+def run(*command):
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
+
+
+def find_uv(python):
+    """The uv on PATH, or a pinned one installed with pip into a small environment; None if neither works."""
+    found = shutil.which("uv")
+    if found:
+        return found
+    uv = UV_HOME / "bin" / "uv"
+    if not uv.exists():
+        try:
+            run(python, "-m", "venv", "--clear", UV_HOME)
+            lock = ROOT / "tools/bootstrap.lock"
+            run(UV_HOME / "bin/python", "-m", "pip", "install", "-q", "--require-hashes", "-r", lock)
+        except subprocess.CalledProcessError:
+            return None
+    return uv
+
+
+def install(python):
+    free_gb = shutil.disk_usage(ROOT).free / 1e9
+    if free_gb < DISK_GB:
+        sys.exit(
+            "fgbench: the environment needs %d GB of disk, %s has %.1f GB free; make room, or use an interpreter that "
+            "has the packages: FGBENCH_PYTHON=python3 make ..." % (DISK_GB, ROOT, free_gb)
+        )
+    say("installing the pinned environment into .venv (about 5 GB, one to three minutes, once)")
+    uv = find_uv(python)
+    if uv:
+        run(uv, "venv", "-q", "--clear", "--python", python, VENV)
+        run(uv, "pip", "sync", "-q", "--compile-bytecode", "--python", PYTHON, "requirements.lock")
+        run(uv, "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--python", PYTHON, "-e", ".")
+    else:
+        say("uv cannot be had; installing with pip, which takes longer")
+        run(python, "-m", "venv", "--clear", VENV)
+        run(PYTHON, "-m", "pip", "install", "-q", "--require-hashes", "-r", "requirements.lock")
+        run(PYTHON, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".")
+
+
+def main():
+    python = find_python()
+    key = key_of(python)
+    if is_fresh(key):
+        return
+    with open(ROOT / ".venv.lock", "w") as lock:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two makes at once: the second waits, then finds it done
+        if is_fresh(key):
+            return
+        started = time.monotonic()
+        try:
+            install(python)
+        except subprocess.CalledProcessError as error:
+            sys.exit("fgbench: the installation failed in: %s\nRun the same make again to retry." % " ".join(error.cmd))
+        STAMP.write_text(key)
+        say("installed in %.0f s" % (time.monotonic() - started))
+
+
+if __name__ == "__main__":
+    main()
