@@ -11,6 +11,7 @@ Reads: ``leaderboard/results/*/*.json``, ``leaderboard/published.csv``. Writes: 
 import csv
 import io
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,15 @@ def rebuild(folder: Path) -> Rebuilt:
         before, files = files, _snapshot(folder)
         if files == before:  # else somebody has added a result, and perhaps written a newer file than ours before ours
             return rebuilt
+
+
+def main(folder: Path) -> int:
+    """The verb: rebuild, name what is damaged, return the exit status."""
+    rebuilt = rebuild(folder)
+    print(f"{folder / CSV}: {len(rebuilt.results)} rows")
+    for problem in rebuilt.damaged.values():
+        print(f"damaged, left out: {problem}", file=sys.stderr)
+    return 1 if rebuilt.damaged else 0
 
 
 def to_csv(results: Sequence[Result]) -> str:

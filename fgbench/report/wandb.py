@@ -130,6 +130,7 @@ class RunLogger(WandbLogger):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self._wandb_init.pop("anonymous", None)  # W&B warns of it even where it is None
         self.broken = ""
 
     def give_up(self, error: Exception) -> None:
