@@ -10,24 +10,25 @@ only.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torchmetrics
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fgbench.explain import floors
 from fgbench.metrics.accuracy import Accuracy, AttributeAccuracy
 from fgbench.metrics.base import BenchMetric
+from fgbench.metrics.census import Census
 from fgbench.metrics.landmark_error import Frame, LandmarkError
 from fgbench.metrics.pointing_game import PointingGame
-from fgbench.types import Batch, Output, Target
+from fgbench.types import Batch, Output
 
 Role = Literal["fit", "test", "locate"]
 SPLITS = {"fit": "train", "test": "test", "locate": "test", "val": "val"}
 DIGITS = 4  # of a percentage in the report: 0.0001 % is less than one image of any split
+MOST_DETAILS = 256  # values of one metric by landmark, attribute or class; more can be had from the predictions
 ROWS = 2048  # per-image rows that wait on the device before they are written: one wait for it, not one per step
 WRITTEN = {  # column of a metric -> column of the predictions file
     "predicted": "predicted",
@@ -39,6 +40,7 @@ WRITTEN = {  # column of a metric -> column of the predictions file
 }
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes rows of one process; the same columns in each call, ``image_id`` among them."""
 
@@ -46,71 +48,21 @@ class Writer(Protocol):
         """Add rows."""
 
 
-class Facts(Protocol):
-    """What scoring needs to know of a dataset; a datamodule is one."""
-
-    num_outputs: int
-    target: Target
-    label_names: tuple[str, ...]
-    landmark_names: tuple[str, ...]
-    landmark_frame: Literal["box", "interocular"] | None
-    has_boxes: bool
-
-    def split_ids(self, split: str) -> Sequence[int] | np.ndarray:
-        """The ids of the images of ``train``, ``val`` or ``test``."""
-
-
-class Census(torchmetrics.Metric):
-    """Which images the processes saw: their count, and integer sums of their ids, which a wrong set would change."""
-
-    full_state_update = False
-    sums: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("sums", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, image_id: Tensor) -> None:
-        """Add the images of a batch."""
-        ids = image_id.to(torch.int64)
-        self.sums += torch.stack([torch.ones_like(ids).sum(), ids.sum(), (ids * ids).sum()])
-
-    def compute(self) -> Tensor:
-        """Count, sum of ids, sum of their squares."""
-        return self.sums
-
-    def check(self, loader: str, expected: Sequence[int] | np.ndarray) -> int:
-        """The number of images seen by all processes.
-
-        Raises:
-            RuntimeError: it is not the split's, or they are not the split's images.
-        """
-        seen = self.compute().tolist()
-        ids = np.asarray(expected, dtype=np.int64)
-        if seen != [len(ids), int(ids.sum()), int((ids * ids).sum())]:
-            size = f"{seen[0]} images, the split has {len(ids)}"
-            what = size if seen[0] != len(ids) else "some images twice and others not at all"
-            raise RuntimeError(
-                f"the {loader} loader showed {what}; every image must be seen exactly once. "
-                "Use the datamodule's loaders with Trainer(use_distributed_sampler=False), and no limit_test_batches"
-            )
-        return len(ids)
-
-
 class Scoring(Callback):
     """All metrics of a dataset on a method, over ``trainer.test`` and over validation.
 
     Args:
-        facts: of the dataset.
+        facts: of the dataset, a datamodule or anything with its attributes: ``num_outputs``, ``target``,
+            ``label_names``, ``landmark_names``, ``landmark_frame``, ``landmark_classes``, ``has_boxes``,
+            ``validate_on_test``, and the method ``split_ids(split)``. Asked once data are prepared.
         parts: number of part maps in the method's Output, None without.
-        roles: what each of the test dataloaders is for, in order. ``fit`` (train split) fits the landmarks'
-            regressors and comes first; ``test`` counts accuracy; ``locate`` shows the test split again, in the view
-            on which landmarks and pointing are evaluated (without it, ``test`` does that).
-        has_saliency: whether the method's Output has a saliency.
-        writer: takes rows of ``image_id, target, predicted, top5, top5_logits, correct, hit, landmark_errors`` (those
-            that the dataset and the method have). With a ``locate`` loader, the columns of the first of the two wait
-            in host memory (about 0.1 kB per image) until the second shows the image again.
-        landmark_classes: class indices that get regressors of their own, see ``landmark_error``.
+        roles: what each of the test dataloaders is for, in order. ``fit`` (train split) fits the landmarks' regressors
+            and comes first; ``test`` counts accuracy; ``locate`` shows the test split again, in the view on which
+            landmarks and pointing are evaluated (without it, ``test`` does that).
+        writer: takes rows of ``image_id, target, predicted, top5, top5_logits, correct, hit, landmark_errors``, as far
+            as dataset and method have them.
+        locate_writer: with a ``locate`` loader, takes ``image_id, hit, landmark_errors`` of it instead. An image may be
+            shown to another process than in the test loader, so these rows are joined when all are written.
         tolerances: of the pointing game, original pixels.
         seed: of the random floors.
 
@@ -125,60 +77,95 @@ class Scoring(Callback):
 
     def __init__(
         self,
-        facts: Facts,
+        facts: Any,
         parts: int | None = None,
         roles: Sequence[Role] = ("test",),
         *,
-        has_saliency: bool = True,
         writer: Writer | None = None,
-        landmark_classes: tuple[int, ...] = (),
+        locate_writer: Writer | None = None,
         tolerances: Sequence[float] = (0.0, 15.0),
         seed: int = 0,
     ) -> None:
         super().__init__()
         if "test" not in roles or len(set(roles)) != len(roles) or "fit" in roles[1:]:
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
-        self.facts, self.parts, self.roles, self.seed, self.writer = facts, parts, tuple(roles), seed, writer
-        self.censuses = {name: Census() for name in SPLITS}
+        self.facts, self.parts, self.roles = facts, parts, tuple(roles)
+        self.tolerances, self.seed = tolerances, seed
+        self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer}
+        self.censuses: dict[str, Census] = {}
+        self.metrics: dict[str, list[BenchMetric]] = {}
         self.reasons: dict[str, str] = {}
-        self.metrics: dict[str, list[BenchMetric]] = {name: [] for name in SPLITS}
-        self.metrics["test"].append(self._accuracy())
-        self.metrics["val"].append(self._accuracy())
-        locating = "locate" if "locate" in roles else "test"
-        landmarks = self._landmarks(landmark_classes)
-        self.metrics[locating] += [*self._pointing(has_saliency, tolerances), *landmarks]
-        self.metrics["fit"] += landmarks
+        self.report: dict[str, Any] = {}
         self._waiting: list[dict[str, Tensor]] = []
-        self._held: list[dict[str, np.ndarray]] = []
         self._started = 0.0
         self._current: Role | None = None
-        self.report: dict[str, Any] = {}
+
+    @classmethod
+    def for_validation(cls, data: Any) -> "Scoring":
+        """For ``trainer.fit``: ``val/accuracy`` after each epoch."""
+        return cls(data)
+
+    @classmethod
+    def for_test(
+        cls, data: Any, method: Any, writer: Writer | None = None, locate_writer: Writer | None = None, seed: int = 0
+    ) -> "Scoring":
+        """For ``trainer.test(method, dataloaders=scoring.loaders(data))``: all that dataset and method allow.
+
+        Args:
+            data: a prepared datamodule.
+            method: its ``parts`` say how many part maps it gives.
+            writer: see the class.
+            locate_writer: see the class; needed where the datamodule has a locating view of its own.
+            seed: of the random floors.
+        """
+        fit: list[Role] = ["fit"] if data.landmark_frame and method.parts else []
+        locate: list[Role] = ["locate"] if data.locate_view is not None and (fit or data.has_boxes) else []
+        return cls(data, method.parts, [*fit, "test", *locate], writer=writer, locate_writer=locate_writer, seed=seed)
+
+    def loaders(self, data: Any) -> list[Any]:
+        """The datamodule's loaders for the roles, in their order."""
+        made = {"fit": data.fit_dataloader, "test": data.test_dataloader, "locate": data.locate_dataloader}
+        return [made[role]() for role in self.roles]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the metrics; the data are prepared by now."""
+        self.censuses = {name: Census() for name in SPLITS}
+        self.metrics = {name: [] for name in SPLITS}
+        self.reasons = {}
+        self.metrics["test"].append(self._accuracy())
+        self.metrics["val"].append(self._accuracy())
+        locating = "locate" if "locate" in self.roles else "test"
+        self.metrics["fit"] = self._landmarks()
+        self.metrics[locating] += [*self._pointing(), *self.metrics["fit"]]
 
     # What there is to compute
 
     def _accuracy(self) -> BenchMetric:
         return (Accuracy if self.facts.target == "class" else AttributeAccuracy)(self.facts.num_outputs)
 
-    def _pointing(self, has_saliency: bool, tolerances: Sequence[float]) -> list[PointingGame]:
-        reason = "" if has_saliency else "the method has no saliency"
-        reason = reason or ("" if self.facts.has_boxes else "the dataset has no boxes")
-        if reason:
-            self.reasons |= {"pointing_error": reason, "pointing_floor": reason}
-            return []
-        return [PointingGame(tolerances, ("image_centre", "box_centre", "random_point"))]
-
-    def _landmarks(self, classes: tuple[int, ...]) -> list[LandmarkError]:
-        reason = "" if self.facts.landmark_frame and self.facts.landmark_names else "the dataset has no landmarks"
-        reason = reason or ("" if self.parts else "the method has no parts")
-        reason = reason or ("" if "fit" in self.roles else "there was no loader to fit the landmarks' regressors on")
-        if reason or self.parts is None:
-            self.reasons |= {"landmark_error": reason, "landmark_floor": reason}
-            return []
-        frames: tuple[Frame, ...] = ("box",) if self.facts.landmark_frame == "box" else ("iod_prefit", "iod_residual")
-        count = {"image_centre": 1, "box_centre": 1, "random_parts": self.parts}
+    def _pointing(self) -> list[BenchMetric]:
         if not self.facts.has_boxes:
-            del count["box_centre"]
-        return [LandmarkError(len(self.facts.landmark_names), self.parts, frame, count, classes) for frame in frames]
+            self._leave_out("pointing", "the dataset has no boxes")
+            return []
+        return [PointingGame(self.tolerances, ("image_centre", "box_centre", "random_point"))]
+
+    def _landmarks(self) -> list[BenchMetric]:
+        names, frame, parts = self.facts.landmark_names, self.facts.landmark_frame, self.parts
+        if not (names and frame):
+            self._leave_out("landmark", "the dataset has no landmarks")
+        elif not parts:
+            self._leave_out("landmark", "the method has no parts")
+        elif "fit" not in self.roles:
+            self._leave_out("landmark", "there was no loader to fit the landmarks' regressors on")
+        else:
+            frames: tuple[Frame, ...] = ("box",) if frame == "box" else ("iod_prefit", "iod_residual")
+            count = {"image_centre": 1, **({"box_centre": 1} if self.facts.has_boxes else {}), "random_parts": parts}
+            classes = self.facts.landmark_classes
+            return [LandmarkError(len(names), parts, frame, count, classes) for frame in frames]
+        return []
+
+    def _leave_out(self, metric: str, reason: str) -> None:
+        self.reasons |= {f"{metric}_error": reason, f"{metric}_floor": reason}
 
     def _floors(self, batch: Batch) -> dict[str, Tensor]:
         random = floors.random_parts(batch, self.parts or 1, self.seed)
@@ -217,7 +204,11 @@ class Scoring(Callback):
         """Take one batch into the sums."""
         role = self.roles[dataloader_idx]
         output = _single(outputs["output"])
-        rows = {"image_id": batch.image_id, "target": batch.target}
+        rows = {"image_id": batch.image_id} | ({"target": batch.target} if role == "test" else {})
+        if output.saliency is None and batch_idx == 0 and role != "fit":
+            self.metrics[role] = [metric for metric in self.metrics[role] if not isinstance(metric, PointingGame)]
+            if self.facts.has_boxes:
+                self._leave_out("pointing", "the method has no saliency")
         with torch.autocast(batch.image_id.device.type, enabled=False):
             self.censuses[role].update(batch.image_id)
             points = self._floors(batch) if role != "test" or len(self.metrics[role]) > 1 else None
@@ -228,9 +219,9 @@ class Scoring(Callback):
                 columns = metric.columns(output, batch, points)
                 metric.update(columns, batch)
                 rows |= {new: columns[old] for old, new in WRITTEN.items() if old in columns and new not in rows}
-        if self.writer is not None and role != "fit":
+        if self.writers.get(role) is not None:
             self._waiting.append(rows)
-            if sum(len(batch_rows["image_id"]) for batch_rows in self._waiting) >= ROWS:
+            if sum(len(waiting["image_id"]) for waiting in self._waiting) >= ROWS:
                 self._write()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -259,30 +250,15 @@ class Scoring(Callback):
 
     def _write(self) -> None:
         """Hand the waiting rows on: the only place where the device is waited for."""
-        if not self._waiting or self.writer is None:
+        writer = self.writers.get(str(self._current))
+        if not self._waiting or writer is None:
             return
         rows = {name: torch.cat([batch[name] for batch in self._waiting]).cpu().numpy() for name in self._waiting[0]}
         self._waiting = []
-        passes = [role for role in self.roles if role != "fit"]
-        if self._current != passes[-1]:
-            self._held.append(rows)
-            return
-        self.writer.write(self._joined(rows) if len(passes) > 1 else rows)
-
-    def _joined(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rows with the columns which the first of two passes over the test split left behind."""
-        if len(self._held) > 1:
-            held = {name: np.concatenate([part[name] for part in self._held]) for name in self._held[0]}
-            order = np.argsort(held["image_id"])
-            self._held = [{name: values[order] for name, values in held.items()}]
-        held = self._held[0]
-        place = np.searchsorted(held["image_id"], rows["image_id"]).clip(max=len(held["image_id"]) - 1)
-        if not np.array_equal(held["image_id"][place], rows["image_id"]):
-            raise RuntimeError("the test and the locate loader must show the same images on the same process")
-        return {**{name: values[place] for name, values in held.items()}, **rows}
+        writer.write(rows)
 
     def _reset(self, pl_module: LightningModule, *names: str) -> None:
-        self._device, self._waiting, self._held = pl_module.device, [], []
+        self._device, self._waiting = pl_module.device, []
         for name in names:
             for metric in (self.censuses[name], *self.metrics[name]):
                 metric.to(pl_module.device).reset()
@@ -298,7 +274,8 @@ class Scoring(Callback):
         for metric in (*self.metrics["test"], *self.metrics["locate"]):
             for name, value in metric.compute().items():
                 if name.endswith("_each"):
-                    details[name.removesuffix("_each")] = _named(self._names(name, len(value)), value)
+                    if len(value) <= MOST_DETAILS:
+                        details[name.removesuffix("_each")] = _named(self._names(name, len(value)), value)
                     continue
                 number = round(float(value), DIGITS)
                 if np.isnan(number):
@@ -349,7 +326,7 @@ class Scoring(Callback):
         """Log ``val/accuracy``, from counts that were reduced here: the same number on every process."""
         if trainer.sanity_checking:
             return
-        self.censuses["val"].check("validation", self.facts.split_ids("val"))
+        self.censuses["val"].check("validation", self.facts.split_ids("test" if self.facts.validate_on_test else "val"))
         for metric in self.metrics["val"]:
             pl_module.log("val/accuracy", metric.compute()["accuracy"].float(), prog_bar=True)
 

@@ -76,8 +76,9 @@ def frame_of(
     """
     size = torch.tensor([[batch.image.shape[3], batch.image.shape[2]]], dtype=torch.float64, device=batch.boxes.device)
     if frame == "box":
-        first = batch.box_valid.to(torch.uint8).argmax(1)
-        box = batch.boxes.double()[torch.arange(len(first), device=first.device), first]
+        boxes = torch.nn.functional.pad(batch.boxes.double(), (0, 0, 0, 1))  # one that is not valid, in case of none
+        first = torch.nn.functional.pad(batch.box_valid.to(torch.uint8), (0, 1)).argmax(1)
+        box = boxes[torch.arange(len(first), device=first.device), first]
         extent = box[:, 2:] - box[:, :2]
         valid = batch.box_valid.any(1) & (extent > 0).all(1)
         scale = torch.where(valid[:, None], extent, 1.0)[:, None]

@@ -41,30 +41,29 @@ def _samples(
     constant, the first pixel in reading order is an end, too. A map of 14 cells needs 28 of 448 pixels.
 
     Returns:
-        Their index, the cells before and after, and the weight of the cell after.
+        Their index, the cells before and after, and the weight of the cell after, which is a whole number out of
+        ``2 * pixels``: products and sums of float32 values and such weights are exact in float64 (as long as the values
+        are of similar size), so that equal pixels are equal, on a plateau and in symmetric peaks.
     """
     with torch.inference_mode(False):
-        position = ((torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5).clamp(0, cells - 1)
-        before = position.floor().long()
+        position = ((2 * torch.arange(pixels) + 1) * cells - pixels).clamp(0, 2 * pixels * (cells - 1))
+        before = position // (2 * pixels)
         changes = before[1:] != before[:-1]
         edge = torch.ones(1, dtype=torch.bool)
         keep = torch.cat([edge, changes]) | torch.cat([changes, edge])
-        index, before = torch.arange(pixels)[keep], before[keep]
-        found = (index, before, (before + 1).clamp(max=cells - 1), position[keep] - before)
-        return tuple(tensor.to(device) for tensor in found)  # type: ignore[return-value]
-
-
-def _blend(before: Tensor, after: Tensor, weight: Tensor) -> Tensor:
-    return before + weight * (after - before)  # exact where both are equal, so plateaus stay flat
+        after = (before + 1).clamp(max=cells - 1)
+        weight = (position - 2 * pixels * before).double()
+        found = (torch.arange(pixels), before, after, weight)
+        return tuple(tensor[keep].to(device) for tensor in found)  # type: ignore[return-value]
 
 
 def most_salient(saliency: Float[Tensor, "b u v"], height: int, width: int) -> Float64[Tensor, "b 2"]:
     """Centre ``x y``, in input pixels, of the largest pixel of a saliency map resized to ``height width``."""
     rows, above, below, down = _samples(saliency.shape[1], height, saliency.device)
     cols, left, right, across = _samples(saliency.shape[2], width, saliency.device)
-    values = saliency.double()
-    values = _blend(values[:, above], values[:, below], down[:, None])
-    values = _blend(values[:, :, left], values[:, :, right], across)
+    values = saliency.double()  # b u v -> b rows v -> b rows cols
+    values = values[:, above] * (2 * height - down)[:, None] + values[:, below] * down[:, None]
+    values = values[:, :, left] * (2 * width - across) + values[:, :, right] * across
     first = values.flatten(1).argmax(1)
     return torch.stack([cols[first % len(cols)], rows[first // len(cols)]], dim=-1).double() + 0.5
 
