@@ -1,6 +1,5 @@
 """Costs are measured over the right steps and survive a resumption."""
 
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,21 @@ def loader(batches: int) -> DataLoader:
     return DataLoader([Images(torch.zeros(4, 3, 2, 2), torch.zeros(4))] * batches, batch_size=None)
 
 
-class Sleeper(LightningModule):
+class Clock:
+    """Stands in for ``time``; only the model makes time pass."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return Clock.now
+
+
+@pytest.fixture(autouse=True)
+def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fgbench.report.callbacks.time", Clock())
+
+
+class Slow(LightningModule):
     """A step takes 20 ms, the first one of a process 300 ms, a validation step 100 ms."""
 
     def __init__(self) -> None:
@@ -33,11 +46,11 @@ class Sleeper(LightningModule):
 
     def training_step(self, batch: Images, batch_idx: int) -> Tensor:
         self.steps += 1
-        time.sleep(0.3 if self.steps == 1 else 0.02)
+        Clock.now += 0.3 if self.steps == 1 else 0.02
         return self.layer(batch.image.flatten(1)).mean()
 
     def validation_step(self, batch: Images, batch_idx: int) -> None:
-        time.sleep(0.1)
+        Clock.now += 0.1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -52,30 +65,28 @@ def trainer(folder: Path, speed: Speed, epochs: int, **options: Any) -> Trainer:
 
 def test_speed_leaves_out_first_steps_and_validation(tmp_path: Path) -> None:
     speed = Speed(skip=1)
-    started = time.monotonic()
-    trainer(tmp_path, speed, 2).fit(Sleeper(), loader(8), loader(3))
-    elapsed = time.monotonic() - started
-    # a step of 4 images cannot be faster than 20 ms; with the first step or the validation it would be below 100
-    assert 110 < speed.summary()["train_images_per_s"] <= 200
-    assert 0.3 + 15 * 0.02 + 2 * 3 * 0.1 <= speed.train_hours * 3600 <= elapsed
+    trainer(tmp_path, speed, 2).fit(Slow(), loader(8), loader(3))
+    assert speed.summary()["train_images_per_s"] == pytest.approx(4 / 0.02)
+    assert speed.train_hours * 3600 == pytest.approx(0.3 + 15 * 0.02 + 2 * 3 * 0.1)
     assert 0.05 < speed.peak_memory_gb < 50
 
 
 def test_a_training_shorter_than_the_skipped_steps_has_a_speed_too(tmp_path: Path) -> None:
     speed = Speed(skip=100)
-    trainer(tmp_path, speed, 1).fit(Sleeper(), loader(3))
-    assert 0 < speed.summary()["train_images_per_s"] < 12 / 0.34
+    trainer(tmp_path, speed, 1).fit(Slow(), loader(3))
+    assert speed.summary()["train_images_per_s"] == pytest.approx(12 / 0.34)
     assert Speed().summary()["train_images_per_s"] is None
 
 
 def test_hours_and_speed_go_on_after_a_resumption(tmp_path: Path) -> None:
     first = Speed(skip=0)
     one = trainer(tmp_path, first, 1)
-    one.fit(Sleeper(), loader(4))
+    one.fit(Slow(), loader(4))
     one.save_checkpoint(tmp_path / "last.ckpt")
     second = Speed(skip=0)
-    trainer(tmp_path, second, 2).fit(Sleeper(), loader(4), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert second.train_hours > first.train_hours + 0.36 / 3600
+    trainer(tmp_path, second, 2).fit(Slow(), loader(4), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert first.train_hours * 3600 == pytest.approx(0.36)
+    assert second.train_hours * 3600 == pytest.approx(2 * 0.36)
     assert second.state_dict()["images"] == 2 * 4 * 4
     assert second.state_dict()["clocked_images"] == 2 * 3 * 4  # the step at whose end the clock starts does not count
     assert set(map(type, second.state_dict().values())) <= {int, float}
@@ -83,7 +94,7 @@ def test_hours_and_speed_go_on_after_a_resumption(tmp_path: Path) -> None:
 
 def test_costs_are_logged_once_per_epoch(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path)
-    trainer(tmp_path, Speed(skip=0), 2, logger=logger).fit(Sleeper(), loader(3))
+    trainer(tmp_path, Speed(skip=0), 2, logger=logger).fit(Slow(), loader(3))
     lines = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
     assert len(lines) == 3
     assert {"speed/train_images_per_s", "speed/peak_memory_gb", "speed/train_hours", "epoch"} <= set(
