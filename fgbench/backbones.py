@@ -212,7 +212,7 @@ class Backbone(nn.Module):
         self.stages = nn.ModuleList(spec.cut(net)[:stages])
         for stage, before, after in zip(self.stages[1:], spec.strides, spec.strides[1:stages], strict=False):
             if stride is not None and after > stride:
-                dilate(stage, after // max(before, stride))
+                dilate(stage, max(1, before // stride), after // stride)
         # Tensors on the device: making them anew for each batch would wait for a GPU.
         scale, shift = [1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)]
         self.register_buffer("_scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
@@ -236,13 +236,18 @@ class Backbone(nn.Module):
         return image
 
 
-def dilate(stage: nn.Module, factor: int) -> None:
+def dilate(stage: nn.Module, before: int, after: int) -> None:
     """Turn a stage's stride into dilation: the map keeps its size, the weights keep their meaning.
+
+    Args:
+        stage: of strided convolutions, changed in place.
+        before: cells of the map that enters, per cell that the weights were trained on.
+        after: the same of the map that leaves.
 
     Raises:
         ValueError: if the stage pools instead of striding.
     """
-    dilation = 1
+    dilation = before
     for layer in stage.modules():
         if isinstance(layer, nn.MaxPool2d):
             raise ValueError("a stage that begins with a pool cannot be dilated; ask for fewer stages")
@@ -252,7 +257,7 @@ def dilate(stage: nn.Module, factor: int) -> None:
             layer.dilation = (layer.dilation[0] * dilation, layer.dilation[1] * dilation)
             layer.padding = tuple(d * (k // 2) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
             # The strided convolution itself still samples the old grid; what follows it must step over the new cells.
-            dilation = factor if strided else dilation
+            dilation = after if strided else dilation
 
 
 def load_weights(net: nn.Module, arch: str, weights: str | None) -> tuple[Colour | None, Colour | None]:
