@@ -49,9 +49,9 @@ class Result:
         ResultError: a value is out of its range, NaN, or empty without a reason.
     """
 
-    dataset: str = field(metadata=_column("dataset", "name"))
+    dataset: str = field(metadata=_column("dataset with its protocol", "name"))
     classes: int = field(metadata=_column("classes, or attributes, that the method tells apart", "count"))
-    method: str = field(metadata=_column("method", "name"))
+    method: str = field(metadata=_column("method, a file in experiments/methods", "name"))
     variant: str = field(default="", metadata=_column("row of an ablation; empty: the method itself", "variant"))
     explainer: str = field(
         default="own", metadata=_column("where saliency and parts come from: own, or a post-hoc explanation", "text")
