@@ -69,11 +69,11 @@ _BY_HAND = (
     (0, "crown.colour", "red"),
     (0, "belly.pattern", "spotted"),
     (0, "wing.pattern", "barred"),
-    (1, "tail.shape", "forked"),
+    (1, "crown.shape", "crested"),
     (2, "breast.colour", "red"),
     (3, "beak.colour", "black"),
     (5, "wing.colour", "blue"),
-    (6, "tail.colour", "yellow"),
+    (7, "tail.pattern", "banded"),
     (4, "throat.colour", "black"),
 )
 

@@ -7,7 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-PARTS = ["back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye", "right leg", "right wing", "tail", "throat"]
+PARTS = [
+    *("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape"),
+    *("right eye", "right leg", "right wing", "tail", "throat"),
+]
 
 
 @pytest.fixture(scope="session")

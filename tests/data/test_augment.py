@@ -174,7 +174,7 @@ def test_inside_includes_the_border():
 
 
 def test_crop_larger_than_the_image_is_refused_with_a_remedy():
-    with pytest.raises(ValueError, match="100 x 300.*crop of 128.*resize: short"):
+    with pytest.raises(ValueError, match=r"100 x 300.*crop of 128.*resize: short"):
         Augment(View(crop="centre", crop_size=128))(np.zeros((100, 300, 3), np.uint8))
 
 
