@@ -1,0 +1,36 @@
+import torch
+
+from fgbench.methods import Baseline, Optim
+from fgbench.methods.baseline import class_activation_map
+
+
+def test_cam_is_the_linear_layer_applied_cell_by_cell():
+    features, weight, index = torch.randn(2, 5, 3, 4), torch.randn(7, 5), torch.tensor([6, 2])
+    found = class_activation_map(features, weight, index)
+    for b in range(2):
+        for u in range(3):
+            for v in range(4):
+                evidence = sum(float(weight[index[b], d]) * float(features[b, d, u, v]) for d in range(5))
+                torch.testing.assert_close(float(found[b, u, v]), max(0.0, evidence), rtol=1e-5, atol=1e-5)
+
+
+def test_cam_before_the_cut_sums_to_the_logit_without_bias():
+    method = Baseline(4, "class", Optim(), backbone="resnet_nano", weights=None).eval()
+    image = torch.randn(2, 3, 64, 64)
+    logits = method(image).logits
+    features = method.backbone(image)
+    with torch.no_grad():
+        mean = [
+            class_activation_map(features, sign * method.classifier.weight, logits.argmax(1)).mean((1, 2))
+            for sign in (1, -1)
+        ]
+        expected = logits.amax(1) - method.classifier.bias[logits.argmax(1)]
+    torch.testing.assert_close(mean[0] - mean[1], expected)
+
+
+def test_attributes_show_the_one_with_the_largest_logit():
+    method = Baseline(3, "attributes", Optim(), backbone="resnet_nano", weights=None).eval()
+    with torch.no_grad():
+        method.classifier.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(method(image).saliency, method.explain(image, torch.tensor([1, 1])))

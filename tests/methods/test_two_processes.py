@@ -1,0 +1,103 @@
+"""Training in two gloo processes equals one with the union batch; run as a script, this file is one of the two."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fgbench.layers.batchnorm import convert_sync_batchnorm
+from fgbench.methods import METHODS, Optim
+from fgbench.types import Batch
+
+WORLD, STEPS, BATCH = 2, 3, 8
+EXTRA = {
+    "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True}
+}  # a prior that sees the batch size
+CELLS = [(name, target) for name, method in METHODS.items() for target in ("class", "attributes")
+         if target not in method.undefined_for]  # fmt: skip
+
+
+class Loss(nn.Module):
+    """What DistributedDataParallel wraps."""
+
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch):
+        return self.method.loss(batch)[0]
+
+
+def make(name, target):
+    torch.manual_seed(3)
+    kwargs = {"backbone": "resnet_nano", "weights": None, **EXTRA.get(name, {})}
+    return METHODS[name](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
+
+
+def batch(step, target, rank=None):
+    generator = torch.Generator().manual_seed(step)
+    image = torch.randint(256, (BATCH, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(4, (BATCH,), generator=generator)
+    labels = labels if target == "class" else nn.functional.one_hot(labels, 4).float()
+    if rank is not None:
+        image, labels = image.chunk(WORLD)[rank], labels.chunk(WORLD)[rank]
+    return Batch(image, labels, *[torch.empty(0)] * 6)
+
+
+def train(name, target, rank=None):
+    method = make(name, target)
+    loss_of = Loss(method)
+    if rank is not None:
+        loss_of = DistributedDataParallel(convert_sync_batchnorm(loss_of))
+    optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)
+    first = {}
+    for step in range(STEPS):
+        data = batch(step, target, rank)
+        optimizer.zero_grad()
+        loss_of(data._replace(image=method.normalise(data.image))).backward()
+        first = first or {n: p.grad.clone() for n, p in method.named_parameters()}
+        optimizer.step()
+    return {"gradients": first, "state": copy.deepcopy(method.state_dict())}
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    torch.save({cell: train(*cell, rank) for cell in CELLS}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gloo")
+    command = [sys.executable, str(Path(__file__).resolve())]
+    processes = [subprocess.Popen([*command, str(rank), str(folder)]) for rank in range(WORLD)]
+    assert [process.wait(timeout=180) for process in processes] == [0] * WORLD
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_processes_have_the_gradients_of_one_with_the_union_batch(results, cell):
+    single = train(*cell)
+    for name, expected in single["gradients"].items():
+        for result in results:
+            torch.testing.assert_close(result[cell]["gradients"][name], expected, rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_processes_end_in_the_weights_and_moments_of_one(results, cell):
+    single = train(*cell)
+    for name, expected in single["state"].items():
+        for result in results:
+            torch.testing.assert_close(result[cell]["state"][name], expected, rtol=1e-3, atol=1e-4, msg=name)
+        assert torch.equal(results[0][cell]["state"][name], results[1][cell]["state"][name])
+
+
+if __name__ == "__main__":
+    worker(int(sys.argv[1]), sys.argv[2])
