@@ -140,7 +140,7 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
     callbacks += [LearningRateMonitor("step")] if logger else []
     trainer = make_trainer(tree, folder, callbacks, logger)
     if trainer.world_size > 1 and tree["trainer"]["sync_batchnorm"]:
-        convert_sync_batchnorm(method)
+        convert_sync_batchnorm(method, cuda=trainer.strategy.root_device.type == "cuda")
     resume = checkpoints / "last.ckpt"
     trainer.fit(method, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
     if not resume.exists():  # zero epochs
@@ -272,8 +272,7 @@ def make_result(
         date=utc_now(),
         command=run["command"],
         wandb_url=logger.url if logger else "",
-        reasons=report["reasons"]
-        | ({} if trained["train_images_per_s"] else {"train_images_per_s": "no training step"}),
+        reasons=report["reasons"] | unmeasured,
         scores=report["scores"],
         floors=report["floors"],
         details=report["details"],

@@ -68,7 +68,7 @@ def test_a_bad_value_is_refused_by_name(overrides, says):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ConfigError, match="did you mean 'baseline'.*region_grouping"):
+    with pytest.raises(ConfigError, match=r"did you mean 'baseline'.*region_grouping"):
         resolve(Cell("baselin", "toybirds"))
     with pytest.raises(ConfigError, match="cub200"):
         resolve(Cell("baseline", "cub"))
@@ -115,6 +115,14 @@ def test_the_command_of_a_cell_names_everything_that_was_asked_for():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["leaderboard", "--help"], ["fit", "--help"]])
 def test_help_needs_no_torch(arguments):
-    code = f"import sys; sys.argv[1:] = {arguments!r}\nfrom fgbench.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    code = f"""
+import sys
+sys.argv[1:] = {arguments!r}
+from fgbench.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage: fgbench" in done.stdout

@@ -1,7 +1,7 @@
 """Batch normalisation over the global batch, on every device.
 
-``torch.nn.SyncBatchNorm`` refuses CPU tensors, so a CPU run of several processes could not equal a run of one. The
-class here is torch's on CUDA and a gather of per-process moments elsewhere.
+``torch.nn.SyncBatchNorm`` refuses CPU tensors (and ``DistributedDataParallel`` refuses any subclass of it there), so a
+CPU run of several processes could not equal a run of one. On CUDA torch's own is used, elsewhere the class here.
 """
 
 import torch
@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fgbench.layers.distributed import gather, world_size
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """``torch.nn.SyncBatchNorm`` that also takes CPU tensors.
+class SyncBatchNorm(_BatchNorm):
+    """Synchronised batch normalisation by a gather of each process's moments, on any device.
 
     State and state-dict keys are those of ``torch.nn.BatchNorm*d``. With one process, or in eval mode, it is plain
     batch normalisation. Processes may hold different numbers of values per channel.
@@ -21,8 +21,6 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
     def forward(self, input: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:
         """Normalise with the moments of all processes (training) or the running ones (evaluation)."""
-        if input.is_cuda:
-            return super().forward(input)
         if self.training and world_size() > 1:
             return self._forward_by_gather(input)
         by_batch = self.training or self.running_mean is None
@@ -62,19 +60,26 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
 
-def convert_sync_batchnorm(module: nn.Module) -> nn.Module:
+def convert_sync_batchnorm(module: nn.Module, cuda: bool = False) -> nn.Module:
     """The module with every batch normalisation synchronised; parameters and buffers are kept, not copied.
+
+    Args:
+        module: changed in place, but for a batch normalisation itself.
+        cuda: whether it will run there, where torch's own is faster.
 
     >>> convert_sync_batchnorm(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))[1].num_features
     3
     """
+    if cuda:
+        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        return synced
     if isinstance(module, _BatchNorm) and not isinstance(module, SyncBatchNorm):
-        synced = SyncBatchNorm(
+        ours = SyncBatchNorm(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
         )
-        synced._parameters, synced._buffers = module._parameters, module._buffers
-        synced.training = module.training
-        return synced
+        ours._parameters, ours._buffers = module._parameters, module._buffers
+        ours.training = module.training
+        return ours
     for name, child in module.named_children():
         converted = convert_sync_batchnorm(child)
         if converted is not child:

@@ -1,0 +1,239 @@
+"""Whole runs on a few drawn birds: phases, exactness over processes, kills, failures, grids."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from fgbench import bench, run
+from fgbench.config import Cell, ConfigError, resolve
+from fgbench.predictions import read_predictions
+from fgbench.result import read_result
+
+SMALL = [
+    *("--data.init_args.num_images", "100", "--data.init_args.num_classes", "5", "--data.init_args.image_size", "96"),
+    *("--data.init_args.batch_size", "8", "--data.init_args.eval_batch_size", "7", "--machine.accelerator", "cpu"),
+    *("--method.init_args.backbone", "resnet_nano", "--machine.progress", "false"),
+]
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def place(tmp_path, data_root):
+    """Overrides that keep everything of a run in a folder of its own."""
+    return [
+        *SMALL,
+        *("--machine.data_root", str(data_root), "--machine.runs", str(tmp_path / "runs")),
+        *("--machine.leaderboard", str(tmp_path / "board"), "--machine.logger", "none"),
+    ]
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Phases in this process instead of one of their own: saves the imports where that is not what is tested."""
+    monkeypatch.setattr(bench, "run_phase", run.run_phase)
+
+
+def cell(method, overrides, epochs=1, seed=0):
+    return Cell(method, "toybirds", seed, overrides=(*overrides, "--trainer.max_epochs", str(epochs)))
+
+
+def start(arguments, **kwargs):
+    command = [sys.executable, "-m", "fgbench", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def fit_here(plan):
+    """The fit phase in this process: what ``bench`` starts as another."""
+    plan.run_folder.mkdir(parents=True)
+    bench.write_config(plan)
+    assert run.run_phase("fit", plan.run_folder) == 0
+
+
+def weights_of(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_one_command_makes_one_traceable_row_and_a_second_repeats_nothing(place, tmp_path):
+    command = ["bench", "--methods", "baseline", "--datasets", "toybirds", *place, "--trainer.max_epochs", "1"]
+    first = start([*command, "--machine.logger", "wandb"])
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    assert "accuracy %" in output
+    assert "floor" in output
+    [path] = (tmp_path / "board/results/toybirds").glob("*.json")
+    result = read_result(path)
+    assert (result.n_train, result.n_eval, result.classes, result.epochs) == (50, 50, 5, 1)
+    assert result.landmark_error is None
+    assert result.reasons["landmark_error"] == "the method has no parts"
+    assert result.track == "custom"  # the command line changed numbers
+    assert len(result.history["loss"]) == 1
+    assert result.command.startswith("make bench METHOD=baseline DATASET=toybirds SEED=0 ARGS=")
+    predictions = read_predictions(path.with_suffix(".parquet"))
+    correct = predictions["predicted"] == predictions["target"]
+    assert 100 * correct.mean() == pytest.approx(result.accuracy, abs=1e-3)
+    assert len(set(predictions["image_id"])) == 50
+    [folder] = (tmp_path / "runs/toybirds").iterdir()
+    assert (folder / "figures/examples.png").stat().st_size > 10_000
+    assert list(folder.glob("wandb/offline-run-*"))
+    row = pd.read_csv(tmp_path / "board/leaderboard.csv").iloc[0]
+    assert (row["method"], row["n_eval"]) == ("baseline", 50)
+
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    plan = resolve(Cell("baseline", "toybirds", overrides=(*place, "--trainer.max_epochs", "1")))
+    assert bench.run_cell(plan).state == "skipped"
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_any_number_of_processes_gives_identical_digits(place, tmp_path):
+    plan = resolve(cell("region_grouping", place))
+    fit_here(plan)
+    seen, predictions = {}, {}
+    for processes in (1, 2, 3):  # 50 test images divide by neither 3 nor the batch of 7
+        folder = tmp_path / f"with{processes}" / plan.run_folder.name
+        shutil.copytree(plan.run_folder, folder)
+        content = yaml.safe_load((folder / "config.yaml").read_text())
+        content["tree"]["machine"]["devices"] = processes
+        (folder / "config.yaml").write_text(yaml.safe_dump(content))
+        process = start(["test", str(folder)])
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        result = json.loads((folder / "result.json").read_text())
+        for name in ("date", "test_images_per_s"):
+            del result[name]
+        seen[processes] = result
+        predictions[processes] = (folder / "predictions.parquet").read_bytes()
+    assert seen[1]["n_eval"] == 50
+    assert seen[1]["landmark_error"] > 0
+    assert seen[1] == seen[2] == seen[3]
+    assert predictions[1] == predictions[2] == predictions[3]
+
+
+@pytest.mark.parametrize("method", ["baseline", "region_grouping"])
+def test_two_processes_train_like_one_with_the_same_global_batch(method, place, tmp_path):
+    one = resolve(cell(method, [*place, "--optim.lr", "0.003", "--optim.new_layer_factor", "1"]))
+    fit_here(one)
+    overrides = one.cell.overrides[:-2]
+    two = resolve(cell(method, [*overrides, "--machine.devices", "2", "--machine.runs", str(tmp_path / "2")]))
+    assert two.digest == one.digest
+    two.run_folder.mkdir(parents=True)
+    bench.write_config(two)
+    process = start(["fit", str(two.run_folder)])
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    start_weights = resolve(cell(method, [*overrides, "--machine.runs", str(tmp_path / "0")], epochs=0))
+    fit_here(start_weights)
+    alone, together, untrained = (weights_of(plan.run_folder) for plan in (one, two, start_weights))
+    moved = 0.0
+    for name, value in alone.items():
+        if value.dtype.is_floating_point:
+            scale = float(value.abs().max()) + 1e-3
+            assert float((together[name] - value).abs().max()) < 2e-3 * scale, name
+            moved = max(moved, float((untrained[name] - value).abs().max()) / scale)
+    assert moved > 0.05  # else the comparison would show nothing
+
+
+def test_a_run_killed_at_any_moment_ends_in_the_same_weights_and_one_row(place, tmp_path):
+    epochs = 6
+    unbroken = resolve(cell("region_grouping", [*place, "--machine.runs", str(tmp_path / "unbroken")], epochs))
+    fit_here(unbroken)
+    plan = resolve(cell("region_grouping", place, epochs))
+    arguments = ["bench", "--methods", "region_grouping", "--datasets", "toybirds", *plan.cell.overrides]
+    checkpoint = plan.run_folder / "checkpoints/last.ckpt"
+    rng = random.Random(0)
+    for _ in range(2):  # once early, once somewhere after another epoch was saved
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        process = start(arguments, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.2))
+        with_children = os.getpgid(process.pid) if process.poll() is None else None
+        if with_children:
+            os.killpg(with_children, signal.SIGKILL)
+        process.communicate()
+    final = start(arguments)
+    output, _ = final.communicate(timeout=300)
+    assert final.returncode == 0, output
+    expected, got = weights_of(unbroken.run_folder), weights_of(plan.run_folder)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]), f"{name} differs after the kills"
+    assert len(list((tmp_path / "board/results").rglob("*.json"))) == 1
+    assert len(pd.read_csv(tmp_path / "board/leaderboard.csv")) == 1
+    history = read_result(next((tmp_path / "board/results").rglob("*.json"))).history["loss"]
+    assert len(history) == epochs
+    assert history == json.loads((unbroken.run_folder / "fit.json").read_text())["history"]["loss"]
+
+
+def test_a_diverging_cell_fails_with_a_report_and_the_grid_goes_on(place, tmp_path, capfd, in_process):
+    bad = resolve(cell("baseline", [*place, "--optim.lr", "1e30"]))
+    good = resolve(cell("baseline", place, epochs=0))
+    status = bench.bench([bad.cell, good.cell])
+    assert status == 1
+    report = (bad.run_folder / "failure.txt").read_text()
+    assert "the loss is not finite since epoch 0" in report.splitlines()[0]
+    assert "Traceback" in report
+    assert "1 done, 1 failed" in capfd.readouterr().err
+    assert [read_result(p).epochs for p in (tmp_path / "board/results").rglob("*.json")] == [0]
+    assert not list(bad.run_folder.rglob("*.ckpt"))
+
+
+def test_no_cell_starts_when_one_is_misconfigured(place, tmp_path):
+    with pytest.raises(ConfigError, match="nowhere"):
+        bench.bench([cell("baseline", place), Cell("nowhere", "toybirds")])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_benches_do_not_run_one_cell_at_once(place):
+    plan = resolve(cell("baseline", place))
+    plan.run_folder.mkdir(parents=True)
+    with bench.lock(plan.run_folder / ".lock") as mine:
+        assert mine
+        outcome = bench.run_cell(plan)
+    assert outcome.state == "busy"
+    assert bench.summarise([outcome]) == 1
+
+
+def test_a_wrong_or_damaged_checkpoint_is_named(place):
+    plan = resolve(cell("baseline", place, epochs=0))
+    fit_here(plan)
+    checkpoint = plan.run_folder / "checkpoints/last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert run.run_phase("test", plan.run_folder) == 1
+    assert f"{checkpoint}: not a checkpoint of this suite" in (plan.run_folder / "failure.txt").read_text()
+    torch.save({"state_dict": {"other": torch.zeros(1)}}, checkpoint)
+    assert run.run_phase("test", plan.run_folder) == 1
+    assert "does not fit the configured method" in (plan.run_folder / "failure.txt").read_text()
+    checkpoint.unlink()
+    assert run.run_phase("test", plan.run_folder) == 1
+    assert "the checkpoint is missing" in (plan.run_folder / "failure.txt").read_text()
+
+
+@pytest.mark.parametrize("selection", ["validation", "legacy_best_on_test"])
+def test_an_epoch_can_be_selected_and_the_row_says_how(selection, place, in_process):
+    extra = ["--selection", selection]
+    extra += ["--data.init_args.val_fraction", "0.2"] if selection == "validation" else []
+    plan = resolve(cell("baseline", [*place, *extra], epochs=2))
+    outcome = bench.run_cell(plan)
+    assert outcome.state == "done", outcome.detail
+    result = read_result(Path(outcome.detail))
+    assert result.selection == selection
+    assert result.n_train == (40 if selection == "validation" else 50)
+    assert (plan.run_folder / "checkpoints/best.ckpt").exists()
