@@ -22,7 +22,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import (
+    ActionConfigFile,  # type: ignore[attr-defined]  # public, and missing in its __all__
+    ArgumentError,
+    ArgumentParser,
+)
 
 from fgbench import result
 from fgbench.backbones import weight_tag

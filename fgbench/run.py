@@ -173,10 +173,10 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     logger = make_logger(folder, run)
     scoring = Scoring.for_test(data, method)
     trainer = make_trainer(tree, folder, [scoring], logger)
-    loaders = [role for role in scoring.roles if role != "fit"]
+    loaders: list[str] = [role for role in scoring.roles if role != "fit"]
     parts = folder / "predictions"
     writers = {role: PredictionsWriter(parts / f"{role}{trainer.global_rank}.parquet") for role in loaders}
-    scoring.writers |= writers
+    scoring.writers.update(writers)
     trainer.test(method, dataloaders=scoring.loaders(data), verbose=False)
     for writer in writers.values():
         writer.close()

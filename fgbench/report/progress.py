@@ -87,7 +87,7 @@ class Lines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch's line."""
-        shown = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
+        shown: dict[str, Any] = {**trainer.callback_metrics, **trainer.progress_bar_metrics}
         losses = ", ".join(f"{name} {float(value):.4f}" for name, value in sorted(shown.items()))
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self.say(trainer, f"{epoch}: {losses}, {self.rate.value():.0f} images/s")
