@@ -203,7 +203,7 @@ class Scoring(Callback):
     ) -> None:
         """Take one batch into the sums."""
         role = self.roles[dataloader_idx]
-        output = _single(outputs["output"])
+        output: Output = outputs["output"]
         rows = {"image_id": batch.image_id} | ({"target": batch.target} if role == "test" else {})
         if output.saliency is None and batch_idx == 0 and role != "fit":
             self.metrics[role] = [metric for metric in self.metrics[role] if not isinstance(metric, PointingGame)]
@@ -317,7 +317,7 @@ class Scoring(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count."""
-        output = _single(outputs["output"])
+        output: Output = outputs["output"]
         self.censuses["val"].update(batch.image_id)
         for metric in self.metrics["val"]:
             metric.update(metric.columns(output, batch), batch)
@@ -329,13 +329,6 @@ class Scoring(Callback):
         self.censuses["val"].check("validation", self.facts.split_ids("test" if self.facts.validate_on_test else "val"))
         for metric in self.metrics["val"]:
             pl_module.log("val/accuracy", metric.compute()["accuracy"].float(), prog_bar=True)
-
-
-def _single(output: Output) -> Output:
-    """In float32, whatever precision the network ran in."""
-    saliency = None if output.saliency is None else output.saliency.float()
-    parts = None if output.parts is None else output.parts.float()
-    return Output(output.logits.float(), saliency, parts)
 
 
 def _named(names: Sequence[str], values: Tensor) -> dict[str, float]:

@@ -46,15 +46,16 @@ class Images(Dataset):
 class Fake(LightningModule):
     """Each image's output is a function of that image only, however images are batched."""
 
-    def __init__(self, parts=PARTS, saliency=True):
+    def __init__(self, parts=PARTS, saliency=True, dtype=torch.float32):
         super().__init__()
-        self.parts, self.saliency = parts, saliency
+        self.parts, self.saliency, self.kind = parts, saliency, dtype
         self.weight = torch.nn.Parameter(torch.ones(()))
 
     def forward(self, image):
         grey = image.double().mean(1).unflatten(1, (4, 6)).unflatten(3, (6, 6)).mean((2, 4))
-        parts = torch.stack([grey**8, (1 - grey) ** 8], 1).float() if self.parts else None
-        return Output(image[:, 0, 0, :CLASSES] * self.weight, grey.float() if self.saliency else None, parts)
+        parts = torch.stack([grey**8, (1 - grey) ** 8], 1).to(self.kind) if self.parts else None
+        logits = (image[:, 0, 0, :CLASSES] * self.weight).to(self.kind)
+        return Output(logits, grey.to(self.kind) if self.saliency else None, parts)
 
     def test_step(self, batch, batch_idx, dataloader_idx=0):
         return {"output": self(batch.image)}
@@ -263,10 +264,12 @@ def test_attributes_have_one_accuracy_and_no_class_accuracy():
     assert report["details"]["accuracy"].keys() == set("abcde")
 
 
-def test_half_precision_networks_are_measured_in_single_precision():
-    exact = evaluate()["numbers"]
-    half = evaluate(precision="bf16-mixed")["numbers"]
+def test_a_network_in_half_precision_is_measured_in_double():
+    exact, rows = evaluate()["numbers"], Rows()
+    half = evaluate(method=Fake(dtype=torch.bfloat16), precision="bf16-mixed", writers=(rows, None))["numbers"]
     assert half["landmark_error"] == pytest.approx(exact["landmark_error"], abs=0.5)
+    assert half["landmark_floor"] == exact["landmark_floor"]
+    assert rows.column("top5_logits").dtype == np.float32
 
 
 def test_rows_are_written_while_the_split_goes_by(monkeypatch):
