@@ -22,11 +22,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import (
-    ActionConfigFile,  # type: ignore[attr-defined]  # public, and missing in its __all__
-    ArgumentError,
-    ArgumentParser,
-)
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]  # its __all__
 
 from fgbench import result
 from fgbench.backbones import weight_tag

@@ -1,8 +1,8 @@
 """Makes ``.venv`` from ``requirements.lock`` when it is missing or stale; returns at once when it is not.
 
 Runs under any Python 3 with nothing installed (``python3 -I tools/bootstrap.py``). The environment is stale when the
-lock, ``pyproject.toml`` or the interpreter changed. Installs with uv where it can be had (from PATH, or a pinned copy in
-an environment of its own), else with pip; both check the hashes of the lock.
+lock, ``pyproject.toml`` or the interpreter changed. Installs with uv where it can be had (from PATH, or a pinned copy
+in an environment of its own), else with pip; both check the hashes of the lock.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ DISK_GB = 8
 
 
 def say(text):
+    """One line to a person."""
     print("fgbench: " + text, file=sys.stderr, flush=True)
 
 
@@ -38,17 +39,19 @@ def version_of(python):
 
 
 def find_python():
+    """An interpreter of a version that the lock covers: this one if it is, else from PATH."""
     if sys.version_info[:2] in VERSIONS:
         return sys.executable
     for name in ("python3.12", "python3.11", "python3"):
         path = shutil.which(name)
         if path and version_of(path) in VERSIONS:
             return path
-    wanted = " or ".join("%d.%d" % version for version in VERSIONS)
-    sys.exit("fgbench: needs Python %s and found none; install one, or name it: FGBENCH_PYTHON=/path make ..." % wanted)
+    wanted = " or ".join(f"{major}.{minor}" for major, minor in VERSIONS)
+    sys.exit(f"fgbench: needs Python {wanted} and found none; install one, or name it: FGBENCH_PYTHON=/path make ...")
 
 
 def key_of(python):
+    """What the environment was made from."""
     digest = hashlib.sha256(repr(version_of(python)).encode())
     for name in ("requirements.lock", "pyproject.toml", "tools/bootstrap.lock"):
         digest.update((ROOT / name).read_bytes())
@@ -57,10 +60,12 @@ def key_of(python):
 
 
 def is_fresh(key):
+    """Whether the environment is there and was made from the same."""
     return STAMP.exists() and STAMP.read_text() == key and PYTHON.exists()
 
 
 def run(*command):
+    """Run in the project's folder; CalledProcessError if it fails."""
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT)
 
 
@@ -81,11 +86,12 @@ def find_uv(python):
 
 
 def install(python):
+    """Make the environment anew."""
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     if free_gb < DISK_GB:
         sys.exit(
-            "fgbench: the environment needs %d GB of disk, %s has %.1f GB free; make room, or use an interpreter that "
-            "has the packages: FGBENCH_PYTHON=python3 make ..." % (DISK_GB, ROOT, free_gb)
+            f"fgbench: the environment needs {DISK_GB} GB of disk, {ROOT} has {free_gb:.1f} GB free; make room, or use "
+            "an interpreter that has the packages: FGBENCH_PYTHON=python3 make ..."
         )
     say("installing the pinned environment into .venv (about 5 GB, one to three minutes, once)")
     uv = find_uv(python)
@@ -101,6 +107,7 @@ def install(python):
 
 
 def main():
+    """Install unless that was done; one process at a time."""
     python = find_python()
     key = key_of(python)
     if is_fresh(key):
@@ -116,9 +123,9 @@ def main():
         try:
             install(python)
         except subprocess.CalledProcessError as error:
-            sys.exit("fgbench: the installation failed in: %s\nRun the same make again to retry." % " ".join(error.cmd))
+            sys.exit(f"fgbench: the installation failed in: {' '.join(error.cmd)}\nRun the same make again to retry.")
         STAMP.write_text(key)
-        say("installed in %.0f s" % (time.monotonic() - started))
+        say(f"installed in {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

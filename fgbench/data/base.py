@@ -124,8 +124,11 @@ class BenchDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The train split, shuffled by seed and epoch, through the training view."""
-        rows = self.listing.rows("train")
-        return self._loader(self.train_view, TrainBatches(rows, self.batch_size, self.seed))
+        batches = TrainBatches(self.listing.rows("train"), self.batch_size, self.seed)
+        if self.trainer is not None:
+            # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
+            batches.set_epoch(self.trainer.current_epoch)
+        return self._loader(self.train_view, batches)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation cut (or the test split, for legacy protocols); an empty list if there is none."""

@@ -14,7 +14,7 @@ from fgbench.data.raster import ONE, SUB, TURN, Dice, IntArray, cosine, ellipse,
 from fgbench.data.toybirds_bird import LANDMARKS, PARTS, UNIT, Bird, Colour
 from fgbench.data.toybirds_catalogue import COLOURS, Species
 
-VERSION = 3  # of the pictures: part of the folder's digest, to be raised with every change of a pixel
+VERSION = 4  # of the pictures: part of the folder's digest, to be raised with every change of a pixel
 SAMPLES = 4  # canvas pixels per picture pixel and axis
 
 Image = npt.NDArray[np.uint8]
@@ -54,12 +54,12 @@ class _Placed:
         self._angle = dice.between(-90, 90)  # up to 32 degrees
         self.left = dice.chance(500)  # faces left: its left side is seen
         # 1.0 means that 100 units are half of the picture's side
-        permille = dice.between(700, 1200)
+        permille = dice.between(760, 1200)
         self._scale = (size * SAMPLES * SUB * permille * ONE) // (200 * UNIT * 1000)
         self._move = np.zeros(2, np.int64)
         every = np.concatenate([self(shape.points) for shape in bird.shapes])
         low, high, side = every.min(axis=0), every.max(axis=0), size * SAMPLES * SUB
-        margin = (high - low) // 10  # up to a tenth may lie outside
+        margin = (high - low) // 7  # up to a seventh may lie outside
         start = [
             dice.between(-int(m), max(-int(m), side - int(e) + int(m))) for m, e in zip(margin, high - low, strict=True)
         ]
@@ -125,10 +125,10 @@ def _clutter(canvas: _Canvas, dice: Dice, count: int) -> None:
         colour = _mix(dice)
         if kind == 0:
             canvas.paint(
-                _leaf(dice, x, y, full * dice.between(10, 32) // 100, full * dice.between(4, 12) // 100), colour, None
+                _leaf(dice, x, y, full * dice.between(8, 24) // 100, full * dice.between(3, 9) // 100), colour, None
             )
         elif kind == 1:
-            rx, ry = full * dice.between(2, 12) // 100, full * dice.between(2, 9) // 100
+            rx, ry = full * dice.between(2, 9) // 100, full * dice.between(2, 7) // 100
             canvas.paint(ellipse(x, y, rx, ry, dice.between(0, TURN - 1)), colour, None)
         else:
             x1, y1 = x + full * dice.between(-60, 60) // 100, y + full * dice.between(-60, 60) // 100
@@ -158,7 +158,7 @@ def _background(canvas: _Canvas, dice: Dice, knobs: Knobs, label: int) -> None:
     ramp = (np.arange(canvas.side, dtype=np.int64) * 256 // canvas.side)[:, None]
     rows: IntArray = np.array(first, np.int64) * (256 - ramp) + np.array(second, np.int64) * ramp
     canvas.rgb[:] = (rows >> 8)[:, None].astype(np.uint8)
-    _clutter(canvas, dice, dice.between(4, 4 + knobs.difficulty * 16 // 1000))
+    _clutter(canvas, dice, dice.between(3, 4 + knobs.difficulty * 12 // 1000))
 
 
 def _light(rgb: npt.NDArray[np.int32], dice: Dice, knobs: Knobs) -> Image:

@@ -113,8 +113,9 @@ def _one(root: Path, species: list[Species], knobs: Knobs, job: tuple[int, int, 
             raise OSError(f"{root / folder / name}: OpenCV could not encode the picture")
         (root / folder / name).write_bytes(data.tobytes())
     points = zip(picture.landmarks, picture.visible, strict=True)
-    parts = [f"{i} {x:.4f} {y:.4f} {int(seen)}" for i, ((x, y), seen) in enumerate(points, start=1)]
-    return " ".join(f"{value:.4f}" for value in picture.box), parts
+    # positions are multiples of 1/64 pixel, which six digits hold exactly
+    parts = [f"{i} {x:.6f} {y:.6f} {int(seen)}" for i, ((x, y), seen) in enumerate(points, start=1)]
+    return " ".join(f"{value:.6f}" for value in picture.box), parts
 
 
 def _progress(done: int, total: int) -> None:

@@ -99,7 +99,7 @@ def test_yaml_says_everything(tmp_path):
         }
     }
     config = parser.parse_string(yaml.safe_dump(text))
-    data = parser.instantiate_classes(config).data
+    data = parser.instantiate(config).data
     assert (data.batch_size, data.num_outputs, data.train_view) == (6, 4, View(flip=0.5))
     text["data"]["init_args"]["batchsize"] = 3
     with pytest.raises(Exception, match="batchsize"):
