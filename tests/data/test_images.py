@@ -70,3 +70,14 @@ def test_size_from_the_header_is_the_decoded_size(tmp_path, pixels, suffix, flag
 def test_bytes_behind_the_end_of_a_jpeg_do_no_harm(tmp_path, pixels):
     (tmp_path / "a.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes() + b"trailer" * 9)
     assert read_image(tmp_path / "a.jpg").shape == (60, 90, 3)
+
+
+def test_truncated_file_is_refused_though_its_thumbnail_is_whole(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    data, thumbnail = cv2.imencode(".jpg", noise)[1].tobytes(), cv2.imencode(".jpg", noise[:8, :8])[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    (tmp_path / "whole.jpg").write_bytes(data[:2] + segment + data[2:])
+    (tmp_path / "cut.jpg").write_bytes((data[:2] + segment + data[2:])[:-300])
+    assert read_image(tmp_path / "whole.jpg").shape == (60, 90, 3)
+    with pytest.raises(ValueError, match="truncated"):
+        read_image(tmp_path / "cut.jpg")
