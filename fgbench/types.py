@@ -5,7 +5,8 @@ Axes, in annotations, einops strings and comments alike: ``b`` images of a batch
 
 Coordinates are ``x y`` and continuous: pixel ``i`` covers the interval ``[i, i + 1]`` and its centre is ``i + 0.5``. An
 image of width ``w`` therefore spans ``[0, w]``; resizing multiplies coordinates, a horizontal flip maps ``x`` to
-``w - x``. A cell ``(r, c)`` of a ``u v`` map over an ``h w`` image has its centre at ``((c + 0.5) * w / v, (r + 0.5) * h / u)``.
+``w - x``. A cell ``(r, c)`` of a ``u v`` map over an ``h w`` image has its centre at
+``((c + 0.5) * w / v, (r + 0.5) * h / u)``.
 """
 
 from typing import Literal, NamedTuple
