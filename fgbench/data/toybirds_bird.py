@@ -179,7 +179,8 @@ class Bird:
         else:
             self._add("beak", put(_poly((14, -16), (54, -10), (14, -6))), beak)
         if self._species["crown.shape"] == "crested":
-            self._add("crown", put(_poly((14, -22), (4, -28), (-18, -40), (-11, -16))), crown)
+            for tip in ((14, -46), (0, -50), (-14, -47), (-27, -38)):
+                self._add("crown", put(_poly((tip[0] // 2 + 8, -20), tip, (tip[0] // 2 - 3, -17))), crown)
         self._add("head", put(_oval(6, -13, 15, 14)), head)
         self._add("throat", put(_oval(11, 0, 12, 9)), throat, "head", "back", "breast")
         self._add("crown", put(_poly((-14, -30), (24, -30), (24, -17), (-2, -16), (-14, -12))), crown, "head")

@@ -71,7 +71,7 @@ _BY_HAND = (
     (0, "wing.pattern", "barred"),
     (1, "crown.shape", "crested"),
     (2, "breast.colour", "red"),
-    (3, "beak.colour", "black"),
+    (3, "back.colour", "black"),
     (5, "wing.colour", "blue"),
     (7, "tail.pattern", "banded"),
     (4, "throat.colour", "black"),
