@@ -319,12 +319,15 @@ def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], 
         raise RuntimeError("machine.accelerator is gpu and torch sees none; use --machine.accelerator cpu")
     devices = machine.devices or (torch.cuda.device_count() if gpu else 1)
     several = devices * machine.num_nodes > 1
+    # Batch norm's moments are the same in all processes (synchronised); sending them anyway before each forward would
+    # wait for ever in a validation where processes have different numbers of batches.
+    distributed = DDPStrategy(process_group_backend="nccl" if gpu else "gloo", broadcast_buffers=False)
     shown = progress.callbacks(machine.progress)
     return Trainer(
         accelerator="gpu" if gpu else "cpu",
         devices=devices,
         num_nodes=machine.num_nodes,
-        strategy=DDPStrategy(process_group_backend="nccl" if gpu else "gloo") if several else "auto",
+        strategy=distributed if several else "auto",
         precision=training["precision"],
         max_epochs=training["max_epochs"],
         gradient_clip_val=training["gradient_clip"],

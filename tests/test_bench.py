@@ -125,7 +125,16 @@ def test_any_number_of_processes_gives_identical_digits(place, tmp_path):
 
 @pytest.mark.parametrize("method", ["baseline", "region_grouping"])
 def test_two_processes_train_like_one_with_the_same_global_batch(method, place, tmp_path):
-    one = resolve(cell(method, [*place, "--optim.lr", "0.003", "--optim.new_layer_factor", "1"]))
+    # 10 validation images in batches of 4: one process has two batches, the other one
+    uneven = [
+        "--selection",
+        "validation",
+        "--data.init_args.val_fraction",
+        "0.2",
+        "--data.init_args.eval_batch_size",
+        "4",
+    ]
+    one = resolve(cell(method, [*place, *uneven, "--optim.lr", "0.003", "--optim.new_layer_factor", "1"]))
     fit_here(one)
     overrides = one.cell.overrides[:-2]
     two = resolve(cell(method, [*overrides, "--machine.devices", "2", "--machine.runs", str(tmp_path / "2")]))
@@ -138,13 +147,11 @@ def test_two_processes_train_like_one_with_the_same_global_batch(method, place, 
     start_weights = resolve(cell(method, [*overrides, "--machine.runs", str(tmp_path / "0")], epochs=0))
     fit_here(start_weights)
     alone, together, untrained = (weights_of(plan.run_folder) for plan in (one, two, start_weights))
-    moved = 0.0
-    for name, value in alone.items():
-        if value.dtype.is_floating_point:
-            scale = float(value.abs().max()) + 1e-3
-            assert float((together[name] - value).abs().max()) < 2e-3 * scale, name
-            moved = max(moved, float((untrained[name] - value).abs().max()) / scale)
-    assert moved > 0.05  # else the comparison would show nothing
+    learned = {name for name, value in alone.items() if value.dtype.is_floating_point}
+    moved = sum(float((alone[name] - untrained[name]).square().sum()) for name in learned) ** 0.5
+    apart = sum(float((alone[name] - together[name]).square().sum()) for name in learned) ** 0.5
+    assert moved > 0.1  # else the comparison would show nothing
+    assert apart < 2e-3 * moved  # per-process batch norm gives above 0.1
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_weights_and_one_row(place, tmp_path):
