@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from fgbench import run
-from fgbench.config import Cell, instantiate, resolve
+from fgbench.cells import Cell
+from fgbench.config import instantiate, resolve
 from fgbench.report.callbacks import Speed
 
 SKIP = 5  # first steps of each turn, not counted by either

@@ -4,7 +4,7 @@ The parent never trains: ``fit`` and ``test`` are processes of their own, so a c
 A run folder holds all that a killed run needs to go on where it stopped; a cell whose result is in the leaderboard is
 skipped.
 
-May import: config, result, leaderboard. Must not import: torch, methods, data (the phases do).
+May import: cells, config, result, leaderboard, report. Must not import: run, scoring (the phases do).
 Reads: results. Writes: run folders, results, the leaderboard's tables.
 """
 
@@ -22,9 +22,10 @@ from pathlib import Path
 import yaml
 
 from fgbench import leaderboard
-from fgbench.config import ROOT, Cell, Resolved, is_customised, resolve
+from fgbench.cells import ROOT, Cell
+from fgbench.config import Resolved, is_customised, resolve
 from fgbench.report import terminal
-from fgbench.result import read_result, write_atomically
+from fgbench.result import ResultError, from_json, read_result, write_atomically, write_result
 
 PHASES = ("fit", "test")
 
@@ -37,13 +38,11 @@ class Outcome:
         cell: which.
         state: ``done``, ``skipped`` (finished before), ``failed`` or ``busy`` (another process runs it).
         detail: where its result is, or why it failed and where the report is.
-        seconds: that it took here.
     """
 
     cell: Cell
     state: str
     detail: str
-    seconds: float = 0.0
 
 
 def say(text: str) -> None:
@@ -66,11 +65,16 @@ def bench(cells: Sequence[Cell], dry_run: bool = False) -> int:
     outcomes = []
     for index, plan in enumerate(plans, 1):
         say(f"[{index}/{len(plans)}] {plan.cell}: digest {plan.digest}, run folder {plan.run_folder}")
-        outcomes.append(run_cell(plan))
-        outcome = outcomes[-1]
-        if outcome.state in ("done", "skipped"):
-            terminal.show(read_result(Path(outcome.detail)), Path(plan.machine.leaderboard))
-        say(f"[{index}/{len(plans)}] {plan.cell}: {outcome.state}, {outcome.seconds:.0f} s: {outcome.detail}")
+        started = time.monotonic()
+        try:
+            outcome = run_cell(plan)
+            if outcome.state in ("done", "skipped"):
+                terminal.show(read_result(Path(outcome.detail)), Path(plan.machine.leaderboard))
+        except (ResultError, OSError) as error:  # a full disk, a damaged file: the other cells go on
+            outcome = Outcome(plan.cell, "failed", str(error))
+        outcomes.append(outcome)
+        seconds = time.monotonic() - started
+        say(f"[{index}/{len(plans)}] {plan.cell}: {outcome.state}, {seconds:.0f} s: {outcome.detail}")
     return summarise(outcomes)
 
 
@@ -87,32 +91,37 @@ def summarise(outcomes: Sequence[Outcome]) -> int:
 
 def run_cell(plan: Resolved) -> Outcome:
     """Fit, test and publish one cell, going on where an earlier try was stopped."""
-    started = time.monotonic()
-    target = Path(plan.machine.leaderboard) / "results" / plan.cell.dataset / f"{plan.name}.json"
+    board = Path(plan.machine.leaderboard)
+    target = board / "results" / plan.cell.dataset / f"{plan.name}.json"
     if target.exists():
-        leaderboard.rebuild(Path(plan.machine.leaderboard))  # a run killed between result and table left it stale
+        leaderboard.rebuild(board)  # a run killed between result and table left it stale
         return Outcome(plan.cell, "skipped", str(target))
     folder = plan.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder / ".lock") as mine:
-        if not mine:
+        if mine is None:
             return Outcome(plan.cell, "busy", f"another process runs it in {folder}")
         write_config(plan)
         (folder / "failure.txt").unlink(missing_ok=True)
         for phase in PHASES:
-            status = run_phase(phase, folder)
+            status = run_phase(phase, folder, mine)
             if status != 0:
-                detail = report_failure(plan, phase, status)
-                return Outcome(plan.cell, "failed", detail, time.monotonic() - started)
+                return Outcome(plan.cell, "failed", report_failure(plan, phase, status))
         publish(folder, target)
-    leaderboard.rebuild(Path(plan.machine.leaderboard))
-    return Outcome(plan.cell, "done", str(target), time.monotonic() - started)
+    leaderboard.rebuild(board)
+    return Outcome(plan.cell, "done", str(target))
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Copy a finished run's predictions and, last, its result to the leaderboard: the JSON is the row's birth."""
+    """Copy a finished run's predictions and, last, its result to the leaderboard: the JSON is the row's birth.
+
+    Where another machine was first, its row and its predictions stay.
+    """
+    result = from_json((folder / "result.json").read_text(), str(folder / "result.json"))
+    if target.exists():
+        return
     write_atomically(target.with_suffix(".parquet"), (folder / "predictions.parquet").read_bytes())
-    write_atomically(target, (folder / "result.json").read_bytes(), replace=False)
+    write_result(result, target.parents[1])
 
 
 def write_config(plan: Resolved) -> None:
@@ -133,11 +142,17 @@ def write_config(plan: Resolved) -> None:
     say(yaml.safe_dump(plan.tree, sort_keys=False).rstrip())
 
 
-def run_phase(phase: str, folder: Path) -> int:
-    """Run one phase as a process; an interrupt is passed on and waited for, so that it can save."""
+def run_phase(phase: str, folder: Path, held: int) -> int:
+    """Run one phase as a process; an interrupt is passed on and waited for, so that it can save.
+
+    Args:
+        phase: ``fit`` or ``test``.
+        folder: the run's.
+        held: descriptor of the run's lock; the phase inherits it, and so keeps the run locked if only the parent dies.
+    """
     command = [sys.executable, "-m", "fgbench", phase, str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with subprocess.Popen(command, env=environment) as process:
+    with subprocess.Popen(command, env=environment, pass_fds=[held]) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -159,12 +174,12 @@ def report_failure(plan: Resolved, phase: str, status: int) -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """True inside if this process holds the lock; it goes with the process, however that ends."""
+def lock(path: Path) -> Iterator[int | None]:
+    """The lock's descriptor if this process holds it, else None; it is held until the last heir of it has ended."""
     with open(path, "w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
             return
-        yield True
+        yield handle.fileno()

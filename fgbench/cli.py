@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fgbench.result import ResultError
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``fgbench <verb> ...``; see ``fgbench --help``."""
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(VERBS[options.verb](options))
     except KeyboardInterrupt:
         sys.exit("fgbench: interrupted; the same command goes on where it stopped")
-    except OSError as error:
+    except (OSError, ResultError) as error:
         sys.exit(f"fgbench: {error}")
 
 
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_bench(options: argparse.Namespace) -> int:
     """Resolve the grid, run it."""
-    from fgbench import config
+    from fgbench import cells, config
     from fgbench.bench import bench
 
     if options.help:
@@ -63,11 +65,11 @@ def run_bench(options: argparse.Namespace) -> int:
         print(config.build_parser().format_help())
         return 0
     try:
-        cells = config.grid(
+        chosen = cells.grid(
             options.methods, options.datasets, options.seeds, options.variant, options.track, options.rest
         )
-        return bench(cells, dry_run=options.dry_run)
-    except config.ConfigError as error:
+        return bench(chosen, dry_run=options.dry_run)
+    except cells.ConfigError as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 2
 

@@ -1,20 +1,16 @@
-"""Configuration: which YAML files make a cell, how they merge, what is checked, and the digest that names the result.
+"""Configuration: what a cell's files say as a whole, what is checked, and the digest that names the result.
 
-A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml`` and
-``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command line, merged in that order. The schema is the
-constructors' signatures: an unknown key, a wrong type or an impossible value stops the run before any data is read.
+The schema is the constructors' signatures: an unknown key, a wrong type or an impossible value stops the run before any
+data is read.
 
-May import: data, methods, backbones (for their signatures), result. Must not import: scoring, bench, report.
+May import: cells, data, methods, backbones (for their signatures), result. Must not import: scoring, bench, report.
 Reads: ``experiments/``. Writes: nothing.
 """
 
-import difflib
-import importlib
 import json
 import os
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,17 +21,20 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]  # its __all__
 
 from fgbench import result
-from fgbench.backbones import weight_tag
+from fgbench.backbones import WeightsError, weight_tag
+from fgbench.cells import EXPERIMENTS, ROOT, Cell, ConfigError, files_of, merge, read_yaml
 from fgbench.data.base import BenchDataModule
 from fgbench.methods.base import Method, Optim
 
-ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENTS = ROOT / "experiments"
-NOT_IN_DIGEST = ("machine", "seed", "config")  # they change no number, or are a column of their own
-
-
-class ConfigError(ValueError):
-    """The cell cannot run as configured; the message names the key and what to do."""
+FILLED_IN = {  # arguments of data and method that come from elsewhere
+    "root": "--machine.data_root",
+    "workers": "--machine.workers",
+    "seed": "--seeds",
+    "validate_on_test": "--selection",
+    "optim": "--optim.*",
+    "num_outputs": "the dataset",
+    "target": "the dataset",
+}
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,12 @@ class Training:
         max_epochs: passes over the training split.
         precision: of the backbone; what must be float32 stays so (see the method's file).
         gradient_clip: largest gradient norm, None for no clipping.
-        sync_batchnorm: batch statistics over the global batch when several processes train.
         deterministic: refuse nondeterministic kernels (slower on a GPU; a CPU run always repeats).
     """
 
     max_epochs: int = 10
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     gradient_clip: float | None = None
-    sync_batchnorm: bool = True
     deterministic: bool = False
 
 
@@ -85,31 +82,6 @@ class Machine:
 
 
 Selection = Literal["last", "validation", "legacy_best_on_test"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the grid as a person names it."""
-
-    method: str
-    dataset: str
-    seed: int = 0
-    variant: str = ""
-    track: str = "paper"
-    overrides: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """``toybirds/region_grouping.no_prior seed 0``."""
-        return f"{self.dataset}/{self.method}{'.' + self.variant if self.variant else ''} seed {self.seed}"
-
-    @property
-    def command(self) -> str:
-        """The exact command that makes this cell again, as its row quotes it."""
-        extra = [*self.overrides]
-        extra += ["--variant", self.variant] if self.variant else []
-        extra += ["--track", self.track] if self.track != "paper" else []
-        command = f"make bench METHOD={self.method} DATASET={self.dataset} SEED={self.seed}"
-        return command + (f" ARGS={shlex.quote(shlex.join(extra))}" if extra else "")
 
 
 @dataclass(frozen=True)
@@ -151,7 +123,8 @@ def count_workers(workers: int | None, devices: int | None) -> int:
     """
     if workers is not None:
         return workers
-    cores = (os.cpu_count() or 1) // (devices or max(1, torch.cuda.device_count()))
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = mine // (devices or max(1, torch.cuda.device_count()))
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
@@ -177,77 +150,6 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def available(kind: Literal["methods", "datasets", "tracks"]) -> list[str]:
-    """Names with a YAML file in ``experiments/<kind>``."""
-    return sorted(path.stem for path in (EXPERIMENTS / kind).glob("*.yaml"))
-
-
-def variants(dataset: str, method: str) -> list[str]:
-    """Names of the ablations of a cell."""
-    paths = (EXPERIMENTS / "ablations" / dataset).glob(f"{method}.*.yaml")
-    return sorted(path.name[len(method) + 1 : -len(".yaml")] for path in paths)
-
-
-def files_of(cell: Cell) -> list[Path]:
-    """The YAML files of a cell, in the order in which they are merged.
-
-    Raises:
-        ConfigError: for a method, dataset, variant or track that is not there; lists what is.
-    """
-    files = []
-    for kind, name in (("methods", cell.method), ("datasets", cell.dataset)):
-        path = EXPERIMENTS / kind / f"{name}.yaml"
-        if not path.exists():
-            known = available(kind)  # type: ignore[arg-type]
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"there is no {kind[:-1]} {name!r}; {hint}known {kind}: {', '.join(known)}")
-        files.append(path)
-    recipe = EXPERIMENTS / "cells" / cell.dataset / f"{cell.method}.yaml"
-    if recipe.exists():
-        files.append(recipe)
-    if cell.track != "paper":
-        files.append(EXPERIMENTS / "tracks" / f"{cell.track}.yaml")
-        if not files[-1].exists():
-            raise ConfigError(f"there is no track {cell.track!r}; known: paper, {', '.join(available('tracks'))}")
-    if cell.variant:
-        files.append(EXPERIMENTS / "ablations" / cell.dataset / f"{cell.method}.{cell.variant}.yaml")
-        if not files[-1].exists():
-            known = variants(cell.dataset, cell.method)
-            raise ConfigError(f"there is no variant {cell.variant!r} of {cell}; known: {', '.join(known) or 'none'}")
-    return files
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, mapping by mapping; another class_path drops the old one's init_args.
-
-    >>> merge({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}})
-    {'a': {'x': 1, 'y': 4}, 'b': 3}
-    """
-    merged = dict(base)
-    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
-        merged.pop("init_args", None)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
-    return merged
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML file as a mapping.
-
-    Raises:
-        ConfigError: if it is not YAML or not a mapping; names file and line.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(content).__name__}")
-    return dict(content)
-
-
 def resolve(cell: Cell) -> Resolved:
     """Merge the cell's files and overrides, check every key and value, fill in every default.
 
@@ -265,6 +167,8 @@ def resolve(cell: Cell) -> Resolved:
     for override in cell.overrides:
         if re.match(r"--seed\b", override):
             raise ConfigError("give seeds as --seeds 0,1,2 (make bench SEEDS=0,1,2), not as an override")
+        if found := re.match(rf"--(?:data|method)\.(?:init_args\.)?({'|'.join(FILLED_IN)})\b", override):
+            raise ConfigError(f"{found[0]} is filled in from {FILLED_IN[found[1]]}: give that instead")
     try:
         namespace = build_parser().parse_args(["--config", json.dumps(merged), *cell.overrides])
     except ArgumentError as error:
@@ -273,12 +177,23 @@ def resolve(cell: Cell) -> Resolved:
     tree = to_plain(build_parser(), namespace)
     check(tree)
     sources = tuple(str(path.relative_to(ROOT)) for path in files)
-    return Resolved(cell, tree, digest(tree), sources)
+    try:
+        return Resolved(cell, tree, digest(tree), sources)
+    except WeightsError as error:
+        raise ConfigError(f"method.init_args.weights: {error}") from None
 
 
 def is_customised(plan: Resolved) -> bool:
-    """Whether the command line changed something that can change a number."""
-    return bool(plan.cell.overrides) and resolve(replace(plan.cell, overrides=())).digest != plan.digest
+    """Whether the command line changed something that can change a number.
+
+    Which weights the backbone starts from does not count: they have a column of their own.
+    """
+    if not plan.cell.overrides:
+        return False
+    plain = resolve(replace(plan.cell, overrides=())).tree
+    weights = plan.tree["method"]["init_args"].get("weights")
+    plain = merge(plain, {"method": {"init_args": {"weights": weights}}})
+    return digest(plain) != plan.digest
 
 
 def to_plain(parser: ArgumentParser, namespace: Any) -> dict[str, Any]:
@@ -300,12 +215,8 @@ def check(tree: Mapping[str, Any]) -> None:
     if devices is not None and devices < 1:
         raise ConfigError(f"machine.devices is {devices}; it must be 1 or more")
     try:
-        parser = ArgumentParser(exit_on_error=False)  # of what is cheap to make: a method may load weights
-        parser.add_argument("--optim", type=Optim)
-        parser.add_subclass_arguments(BenchDataModule, "data")
-        parts = parser.parse_object({"data": tree["data"], "optim": tree["optim"]})
-        data = parser.instantiate(parts).data
-    except ValueError as error:
+        data = _try_to_make(tree)
+    except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from None
     processes = (devices or 1) * tree["machine"]["num_nodes"]
     if data.batch_size % processes:
@@ -315,21 +226,36 @@ def check(tree: Mapping[str, Any]) -> None:
         )
     if tree["selection"] == "validation" and not data.val_fraction:
         raise ConfigError("selection validation needs data.init_args.val_fraction, 0.1 for instance")
-    method = _import(tree["method"]["class_path"])
-    if data.target in method.undefined_for:
-        raise ConfigError(f"{method.__name__} is not defined for {data.target}: {method.undefined_for[data.target]}")
+
+
+def _try_to_make(tree: Mapping[str, Any]) -> BenchDataModule:
+    """Make everything once, so that what a constructor refuses is said now: no weights are read, no memory is taken."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BenchDataModule, "data")
+    arguments = {**tree["data"]["init_args"], "validate_on_test": tree["selection"] == "legacy_best_on_test"}
+    content = {"data": {**tree["data"], "init_args": arguments}}
+    data: BenchDataModule = parser.instantiate(parser.parse_object(content)).data
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Method, "method")
+    filled = {"weights": None, "optim": tree["optim"], "num_outputs": data.num_outputs, "target": data.target}
+    content = {"method": {**tree["method"], "init_args": {**tree["method"]["init_args"], **filled}}}
+    with torch.device("meta"):
+        parser.instantiate(parser.parse_object(content))
+    return data
+
+
+def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree without this machine: a weights file is named by its content, not by its path."""
+    kept = json.loads(json.dumps({key: value for key, value in tree.items() if key not in ("machine", "config")}))
+    arguments = kept.get("method", {}).get("init_args", {})
+    if arguments.get("weights"):
+        arguments["weights"] = weight_tag(arguments["weights"])
+    return dict(kept)
 
 
 def digest(tree: Mapping[str, Any]) -> str:
-    """12 hex digits that name everything in the tree that can change a number, the seed excepted.
-
-    A weights file counts by its content, not by its path.
-    """
-    content = json.loads(json.dumps({key: value for key, value in tree.items() if key not in NOT_IN_DIGEST}))
-    arguments = content.get("method", {}).get("init_args", {})
-    if arguments.get("weights"):
-        arguments["weights"] = weight_tag(arguments["weights"])
-    return result.digest(content)
+    """12 hex digits that name everything in the tree that can change a number, the seed excepted."""
+    return result.digest({key: value for key, value in portable(tree).items() if key != "seed"})
 
 
 def instantiate(tree: Mapping[str, Any]) -> tuple[BenchDataModule, Method]:
@@ -337,31 +263,3 @@ def instantiate(tree: Mapping[str, Any]) -> tuple[BenchDataModule, Method]:
     parser = build_parser()
     objects = parser.instantiate(parser.parse_object(dict(tree)))
     return objects.data, objects.method
-
-
-def grid(methods: str, datasets: str, seeds: str, variant: str, track: str, overrides: Sequence[str]) -> list[Cell]:
-    """The cells of comma lists; ``all`` stands for every name that has a YAML file.
-
-    Raises:
-        ConfigError: for a seed that is not a number.
-    """
-    chosen_methods = available("methods") if methods == "all" else _split(methods)
-    chosen_datasets = available("datasets") if datasets == "all" else _split(datasets)
-    if not all(re.fullmatch(r"\d+", seed) for seed in _split(seeds)):
-        raise ConfigError(f"seeds are whole numbers separated by commas, not {seeds!r}")
-    return [
-        Cell(method, dataset, int(seed), variant, track, tuple(overrides))
-        for dataset in chosen_datasets
-        for method in chosen_methods
-        for seed in _split(seeds)
-    ]
-
-
-def _import(class_path: str) -> type[Method]:
-    module, _, name = class_path.rpartition(".")
-    found: type[Method] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]

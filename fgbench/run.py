@@ -4,6 +4,7 @@ May import: every room below it. Must not import: bench, cli.
 Reads: the run folder's config.yaml and checkpoints. Writes: the run folder only; ``bench`` publishes the result.
 """
 
+import contextlib
 import json
 import logging
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
@@ -30,7 +31,8 @@ from fgbench.report import progress
 from fgbench.report import wandb as wandb_report
 from fgbench.report.callbacks import Speed
 from fgbench.report.figures import Example, write_sheet
-from fgbench.result import Result, to_json, utc_now, write_atomically
+from fgbench.result import Result, ResultError, to_json, utc_now, write_atomically
+from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_checkpoint, read_checkpoint
 from fgbench.scoring import Scoring
 from fgbench.types import Batch
 
@@ -45,7 +47,9 @@ def run_phase(phase: str, folder: Path) -> int:
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         print(f"fgbench {phase}: {message}", file=sys.stderr)
-        write_atomically(folder / "failure.txt", f"{message}\n\nin {phase}\n\n{traceback.format_exc()}".encode())
+        report = f"{message}\n\nin {phase}\n\n{traceback.format_exc()}"
+        with contextlib.suppress(ResultError):  # the disk may be what failed
+            write_atomically(folder / "failure.txt", report.encode())
         return 1
     return 0
 
@@ -73,51 +77,6 @@ def read_run(folder: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
 
 
-class RepeatableEpochs(Callback):
-    """Seeds torch's generator at the start of each epoch, so that a resumed run draws what an unbroken one would."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A stream of its own for each seed, epoch and process."""
-        stream = (self.seed * 1_000_003 + trainer.current_epoch) * 4096 + trainer.global_rank
-        torch.manual_seed(stream % 2**63)
-
-
-class History(Callback):
-    """Mean loss of each epoch, over all processes; carried on over resumptions in the checkpoint."""
-
-    def __init__(self) -> None:
-        self.epochs: dict[str, list[float]] = {"loss": []}
-        self._sum, self._steps = torch.zeros(()), 0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from nothing."""
-        self._sum, self._steps = torch.zeros((), device=pl_module.device), 0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Add on the device."""
-        self._sum += outputs["loss"].detach()
-        self._steps += 1
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The epoch's one wait for the device."""
-        mean = trainer.strategy.reduce(self._sum / max(self._steps, 1), reduce_op="mean")
-        del self.epochs["loss"][trainer.current_epoch :]
-        self.epochs["loss"].append(round(float(mean), 6))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Lists of numbers."""
-        return self.epochs
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint stopped."""
-        self.epochs = state_dict
-
-
 def fit(folder: Path, run: dict[str, Any]) -> None:
     """Train from scratch or from the last finished epoch; writes checkpoints and, at the end, ``fit.json``."""
     if (folder / "fit.json").exists():
@@ -131,20 +90,21 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
     )
     history, speed = History(), Speed()
     # Lightning runs the checkpoint callbacks after all others: what these count in an epoch is in its checkpoint.
-    callbacks: list[Callback] = [RepeatableEpochs(tree["seed"]), history, speed, last]
+    callbacks: list[Callback] = [RepeatableEpochs(tree["seed"]), history, speed]
     if tree["selection"] != "last":
-        # Two of equal accuracy: the earlier one stays.
+        # Two of equal accuracy: the earlier one stays. Before ``last``, which must hold what this one knows.
         best = ModelCheckpoint(checkpoints, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)
         callbacks += [best, Scoring.for_validation(data)]
+    callbacks.append(last)
     logger = make_logger(folder, run)
     callbacks += [LearningRateMonitor("step")] if logger else []
     trainer = make_trainer(tree, folder, callbacks, logger)
-    if trainer.world_size > 1 and tree["trainer"]["sync_batchnorm"]:
+    if trainer.world_size > 1:
         convert_sync_batchnorm(method, cuda=trainer.strategy.root_device.type == "cuda")
-    resume = checkpoints / "last.ckpt"
-    trainer.fit(method, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
-    if not resume.exists():  # zero epochs
-        trainer.save_checkpoint(resume)
+    resume = find_checkpoint(checkpoints / "last.ckpt")
+    trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
+    if not (checkpoints / "last.ckpt").exists():  # zero epochs
+        trainer.save_checkpoint(checkpoints / "last.ckpt")
     if trainer.is_global_zero:
         record = {
             "epochs": trainer.current_epoch,
@@ -167,7 +127,7 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     seed_everything(tree["seed"], verbose=False)
     data, method = config.instantiate(tree)
     selected = "last.ckpt" if tree["selection"] == "last" else "best.ckpt"
-    load_checkpoint(method, folder / "checkpoints" / selected)
+    load_weights(method, folder / "checkpoints" / selected)
     data.prepare_data()
     data.setup("test")
     logger = make_logger(folder, run)
@@ -187,7 +147,8 @@ def test(folder: Path, run: dict[str, Any]) -> None:
         pieces = [parts / f"{role}{rank}.parquet" for rank in range(trainer.world_size)]
         merge_predictions(pieces, parts / f"{role}.parquet", expected=scoring.report["n_eval"])
     join_predictions([parts / f"{role}.parquet" for role in loaders], folder / "predictions.parquet")
-    shown = choose_examples(data, method, trainer.strategy.root_device)
+    with trainer.precision_plugin.forward_context():  # as the test saw them
+        shown = choose_examples(data, method, trainer.strategy.root_device)
     write_sheet(folder / "figures" / "examples.png", shown, run["name"])
     result = make_result(folder, run, data, method, scoring.report, logger)
     if logger:
@@ -278,7 +239,7 @@ def make_result(
         details=report["details"],
         history=trained["history"],
         environment={**provenance.environment(), "trained_at_commit": trained["commit"]},
-        resolved={key: value for key, value in tree.items() if key != "machine"},
+        resolved=config.portable(tree),
     )
 
 
@@ -292,23 +253,20 @@ def make_logger(folder: Path, run: dict[str, Any]) -> wandb_report.RunLogger | N
     )
 
 
-def load_checkpoint(method: Method, path: Path) -> None:
+def load_weights(method: Method, path: Path) -> None:
     """Put a checkpoint's weights into the method.
 
     Raises:
         RuntimeError: the file is missing, damaged, or of another method; names it.
     """
-    hint = f"remove the run folder {path.parent.parent} to train again"
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except FileNotFoundError:
-        raise RuntimeError(f"{path}: the checkpoint is missing; {hint}") from None
-    except Exception as error:
-        raise RuntimeError(f"{path}: not a checkpoint of this suite ({error}); {hint}") from error
+    weights = read_checkpoint(path)["state_dict"]
     try:
         method.load_state_dict(weights)
     except RuntimeError as error:
-        raise RuntimeError(f"{path}: the checkpoint does not fit the configured method ({error}); {hint}") from None
+        raise RuntimeError(
+            f"{path}: the checkpoint does not fit the configured method ({error}); "
+            f"remove the run folder {path.parent.parent} to train again"
+        ) from None
 
 
 def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], logger: Logger | None) -> Trainer:
@@ -332,6 +290,7 @@ def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], 
         max_epochs=training["max_epochs"],
         gradient_clip_val=training["gradient_clip"],
         deterministic=training["deterministic"],
+        plugins=[WholeCheckpoints()],
         use_distributed_sampler=False,  # it pads; the datamodule's samplers are exact
         inference_mode=False,  # explanations need gradients of activations
         num_sanity_val_steps=0,

@@ -6,25 +6,26 @@ import sys
 import pytest
 import yaml
 
-from fgbench import config
-from fgbench.config import Cell, ConfigError, resolve
+from fgbench import cells, config, result
+from fgbench.cells import Cell, ConfigError
+from fgbench.config import resolve
 
 
 def test_later_files_win_key_by_key():
     base = {"a": {"x": 1, "y": 2}, "b": [1, 2]}
-    assert config.merge(base, {"a": {"y": 3}, "b": [9]}) == {"a": {"x": 1, "y": 3}, "b": [9]}
+    assert cells.merge(base, {"a": {"y": 3}, "b": [9]}) == {"a": {"x": 1, "y": 3}, "b": [9]}
     assert base == {"a": {"x": 1, "y": 2}, "b": [1, 2]}  # the inputs are not touched
 
 
 def test_another_class_path_drops_the_arguments_of_the_old_class():
-    merged = config.merge({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B", "init_args": {"y": 2}})
+    merged = cells.merge({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B", "init_args": {"y": 2}})
     assert merged == {"class_path": "B", "init_args": {"y": 2}}
 
 
-@pytest.mark.parametrize("dataset", config.available("datasets"))
-@pytest.mark.parametrize("method", config.available("methods"))
+@pytest.mark.parametrize("dataset", cells.available("datasets"))
+@pytest.mark.parametrize("method", cells.available("methods"))
 def test_every_cell_and_every_variant_resolves(method, dataset):
-    for variant in ["", *config.variants(dataset, method)]:
+    for variant in ["", *cells.variants(dataset, method)]:
         plan = resolve(Cell(method, dataset, variant=variant))
         assert plan.tree["method"]["class_path"].startswith("fgbench.methods.")
 
@@ -60,6 +61,11 @@ def test_a_weights_file_counts_by_content_not_by_path(tmp_path):
         (("--selection", "validation"), "val_fraction"),
         (("--method.init_args.nothing", "1"), "nothing"),
         (("--seed", "3"), "SEEDS=0,1,2"),
+        (("--data.init_args.root", "x"), "machine.data_root"),
+        (("--method.init_args.weights", "nowhere.pth"), "nowhere.pth"),
+        (("--method.init_args.backbone", "resnet999"), "resnet999.*resnet18"),
+        (("--data.init_args.num_classes", "1"), "num_classes is 1"),
+        (("--selection", "legacy_best_on_test", "--data.init_args.val_fraction", "0.1"), "exclude each other"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(overrides, says):
@@ -82,10 +88,10 @@ def test_a_broken_yaml_file_is_named(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("a: [1")
     with pytest.raises(ConfigError, match=r"x\.yaml: not valid YAML"):
-        config.read_yaml(path)
+        cells.read_yaml(path)
     path.write_text("- 1")
     with pytest.raises(ConfigError, match=r"x\.yaml: expected a mapping"):
-        config.read_yaml(path)
+        cells.read_yaml(path)
 
 
 def test_the_resolved_tree_resolves_to_itself():
@@ -96,16 +102,43 @@ def test_the_resolved_tree_resolves_to_itself():
 
 
 def test_a_grid_is_every_dataset_with_every_method_and_seed():
-    cells = config.grid("baseline,region_grouping", "toybirds", "0,1", "", "paper", [])
-    assert [(c.method, c.seed) for c in cells] == [
+    found = cells.grid("baseline,region_grouping", "toybirds", "0,1", "", "paper", [])
+    assert [(c.method, c.seed) for c in found] == [
         ("baseline", 0),
         ("baseline", 1),
         ("region_grouping", 0),
         ("region_grouping", 1),
     ]
-    assert {c.method for c in config.grid("all", "toybirds", "0", "", "paper", [])} == set(config.available("methods"))
+    assert {c.method for c in cells.grid("all", "toybirds", "0", "", "paper", [])} == set(cells.available("methods"))
+    with pytest.raises(ConfigError, match="SEEDS is empty"):
+        cells.grid("all", "toybirds", "", "", "paper", [])
     with pytest.raises(ConfigError, match="one"):
-        config.grid("all", "toybirds", "one", "", "paper", [])
+        cells.grid("all", "toybirds", "one", "", "paper", [])
+
+
+def test_a_row_is_custom_only_if_the_command_line_changed_a_number(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    weights = ("--method.init_args.weights", str(tmp_path / "w.pth"))  # has a column of its own
+    for overrides, custom in [
+        ((), False),
+        (("--machine.workers", "3"), False),
+        (weights, False),
+        (("--optim.lr", "0.5"), True),
+        ((*weights, "--optim.lr", "0.5"), True),
+    ]:
+        plan = resolve(Cell("baseline", "cub200", track="cub20_224", overrides=overrides))
+        assert config.is_customised(plan) == custom, overrides
+
+
+def test_what_a_row_keeps_of_its_configuration_names_no_path_and_has_its_digest(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    overrides = ("--machine.data_root", str(tmp_path), "--method.init_args.weights", str(tmp_path / "w.pth"))
+    plan = resolve(Cell("baseline", "toybirds", overrides=overrides))
+    kept = config.portable(plan.tree)
+    assert str(tmp_path) not in yaml.safe_dump(kept)
+    assert "--machine" not in plan.cell.command
+    del kept["seed"]
+    assert result.digest(kept) == plan.digest
 
 
 def test_the_command_of_a_cell_names_everything_that_was_asked_for():

@@ -1,0 +1,156 @@
+"""The grid: which cells there are, and which YAML files make each. No torch: the command line can ask at once.
+
+A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml`` and
+``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command line, merged in that order.
+
+May import: the standard library, yaml. Reads: ``experiments/``. Writes: nothing.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
+
+
+class ConfigError(ValueError):
+    """The cell cannot run as configured; the message names the key and what to do."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the grid as a person names it."""
+
+    method: str
+    dataset: str
+    seed: int = 0
+    variant: str = ""
+    track: str = "paper"
+    overrides: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """``toybirds/region_grouping.no_prior seed 0``."""
+        return f"{self.dataset}/{self.method}{'.' + self.variant if self.variant else ''} seed {self.seed}"
+
+    @property
+    def command(self) -> str:
+        """The command that makes this cell again, as its row quotes it: without what is this machine's only."""
+        extra = _without_machine(self.overrides)
+        extra += ["--variant", self.variant] if self.variant else []
+        extra += ["--track", self.track] if self.track != "paper" else []
+        command = f"make bench METHOD={self.method} DATASET={self.dataset} SEED={self.seed}"
+        return command + (f" ARGS={shlex.quote(shlex.join(extra))}" if extra else "")
+
+
+def available(kind: Literal["methods", "datasets", "tracks"]) -> list[str]:
+    """Names with a YAML file in ``experiments/<kind>``."""
+    return sorted(path.stem for path in (EXPERIMENTS / kind).glob("*.yaml"))
+
+
+def variants(dataset: str, method: str) -> list[str]:
+    """Names of the ablations of a cell."""
+    paths = (EXPERIMENTS / "ablations" / dataset).glob(f"{method}.*.yaml")
+    return sorted(path.name[len(method) + 1 : -len(".yaml")] for path in paths)
+
+
+def files_of(cell: Cell) -> list[Path]:
+    """The YAML files of a cell, in the order in which they are merged.
+
+    Raises:
+        ConfigError: for a method, dataset, variant or track that is not there; lists what is.
+    """
+    files = []
+    for kind, name in (("methods", cell.method), ("datasets", cell.dataset)):
+        path = EXPERIMENTS / kind / f"{name}.yaml"
+        if not path.exists():
+            known = available(kind)  # type: ignore[arg-type]
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"there is no {kind[:-1]} {name!r}; {hint}known {kind}: {', '.join(known)}")
+        files.append(path)
+    recipe = EXPERIMENTS / "cells" / cell.dataset / f"{cell.method}.yaml"
+    if recipe.exists():
+        files.append(recipe)
+    if cell.track != "paper":
+        files.append(EXPERIMENTS / "tracks" / f"{cell.track}.yaml")
+        if not files[-1].exists():
+            raise ConfigError(f"there is no track {cell.track!r}; known: paper, {', '.join(available('tracks'))}")
+    if cell.variant:
+        files.append(EXPERIMENTS / "ablations" / cell.dataset / f"{cell.method}.{cell.variant}.yaml")
+        if not files[-1].exists():
+            known = variants(cell.dataset, cell.method)
+            raise ConfigError(f"there is no variant {cell.variant!r} of {cell}; known: {', '.join(known) or 'none'}")
+    return files
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, mapping by mapping; another class_path drops the old one's init_args.
+
+    >>> merge({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}})
+    {'a': {'x': 1, 'y': 4}, 'b': 3}
+    """
+    merged = dict(base)
+    if "class_path" in over and over["class_path"] != base.get("class_path", over["class_path"]):
+        merged.pop("init_args", None)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """One YAML file as a mapping.
+
+    Raises:
+        ConfigError: if it is not YAML or not a mapping; names file and line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top, found {type(content).__name__}")
+    return dict(content)
+
+
+def grid(methods: str, datasets: str, seeds: str, variant: str, track: str, overrides: Sequence[str]) -> list[Cell]:
+    """The cells of comma lists; ``all`` stands for every name that has a YAML file.
+
+    Raises:
+        ConfigError: for a seed that is not a number.
+    """
+    chosen_methods = available("methods") if methods == "all" else _split(methods)
+    chosen_datasets = available("datasets") if datasets == "all" else _split(datasets)
+    if not all(re.fullmatch(r"\d+", seed) for seed in _split(seeds)):
+        raise ConfigError(f"seeds are whole numbers separated by commas, not {seeds!r}")
+    for name, chosen in (("METHOD", chosen_methods), ("DATASET", chosen_datasets), ("SEEDS", _split(seeds))):
+        if not chosen:
+            raise ConfigError(f"{name} is empty: name at least one")
+    return [
+        Cell(method, dataset, int(seed), variant, track, tuple(overrides))
+        for dataset in chosen_datasets
+        for method in chosen_methods
+        for seed in _split(seeds)
+    ]
+
+
+def _without_machine(overrides: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for override in overrides:
+        if override.startswith("--"):
+            skip = override.startswith("--machine.")
+        if not skip:
+            kept.append(override)
+    return kept
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
