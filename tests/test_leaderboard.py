@@ -12,14 +12,18 @@ from pathlib import Path
 import pytest
 
 from fgbench import leaderboard
+from fgbench.data import cub200
 from fgbench.report import terminal
 from fgbench.result import Result, ResultError, columns, write_result
 
 PAPERS = """paper,table,page,method,variant,backbone,resolution,dataset,subset,metric,value,unit,note,method_file
-"A & B, 2020",3,,Region Grouping,,resnet101,448,toybirds,,accuracy,87.30,%,,region_grouping
-"C, 2021",1,,Region Grouping,,resnet101,,toybirds,,accuracy,80.0,%,quoted,region_grouping
-"A & B, 2020",4,,Region Grouping,,resnet101,448,toybirds,class 001,landmark_error,15.6,%,,region_grouping
+"A & B, 2020",3,,Region Grouping,,resnet101,448,cub200,,accuracy,87.30,%,,region_grouping
+"C, 2021",1,,Region Grouping,,resnet101,,cub200,,accuracy,80.0,%,quoted,region_grouping
+"A & B, 2020",4,,Region Grouping,,resnet101,448,cub200,class 001,landmark_error,15.6,%,,region_grouping
 """
+
+
+CUB = {"dataset": "cub200", "classes": 200}
 
 
 def make_result(**changes: object) -> Result:
@@ -84,15 +88,6 @@ def test_a_damaged_file_is_named_and_the_others_make_it(tmp_path: Path) -> None:
     assert [row["method"] for row in rows(tmp_path)] == ["region_grouping"]
 
 
-def test_the_verb_fails_when_a_file_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_result(make_result(), tmp_path / "results")
-    assert leaderboard.main(tmp_path) == 0
-    assert "1 rows" in capsys.readouterr().out
-    path.with_name("tasn.01234567.s0.json").write_text("{}")
-    assert leaderboard.main(tmp_path) == 1
-    assert "tasn.01234567.s0.json" in capsys.readouterr().err
-
-
 def test_no_results_make_a_header_and_a_page(tmp_path: Path) -> None:
     assert leaderboard.rebuild(tmp_path).results == ()
     assert len(leaderboard.load(tmp_path)) == 0
@@ -117,14 +112,17 @@ def table_of(page: str, heading: str) -> list[dict[str, str]]:
 
 def test_the_page_has_a_row_per_setting_with_mean_and_deviation(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((80.0, 82.0, 87.0)):  # mean 83, deviations -3 -1 4, variance 26 / 2
-        write_result(make_result(seed=seed, accuracy=accuracy), tmp_path / "results")
-    write_result(make_result(method="baseline", accuracy=99.0, landmark_error=None, reasons={"landmark_error": "none"}),
-                 tmp_path / "results")  # fmt: skip
-    write_result(make_result(method="tasn", accuracy=1.0, selection="legacy_best_on_test"), tmp_path / "results")
+        write_result(make_result(**CUB, seed=seed, accuracy=accuracy), tmp_path / "results")
+    empty = {"landmark_error": None, "reasons": {"landmark_error": "none"}}
+    write_result(make_result(**CUB, method="baseline", accuracy=99.0, **empty), tmp_path / "results")
+    write_result(
+        make_result(**CUB, method="tasn", accuracy=1.0, selection="legacy_best_on_test"),
+        tmp_path / "results",
+    )
     (tmp_path / "published.csv").write_text(PAPERS)
     leaderboard.rebuild(tmp_path)
     page = (tmp_path / "README.md").read_text()
-    table = table_of(page, "toybirds")
+    table = table_of(page, "cub200")
     assert [row["method"] for row in table] == ["baseline", "region_grouping", "tasn"]
     assert table[1]["accuracy %"] == f"83.00 ± {13**0.5:.2f}"
     assert table[1]["seeds"] == "3"
@@ -139,6 +137,30 @@ def test_the_page_has_a_row_per_setting_with_mean_and_deviation(tmp_path: Path) 
 def test_settings_that_differ_are_not_averaged() -> None:
     runs = [make_result(), make_result(seed=1, config_digest="1" * 12), make_result(seed=2, resolution=128)]
     assert [len(entry.runs) for entry in leaderboard.entries(runs)] == [1, 1, 1]
+
+
+def test_another_track_or_number_of_classes_is_ranked_in_a_table_of_its_own(tmp_path: Path) -> None:
+    for changes in (
+        {"method": "tasn", "accuracy": 80.0},
+        {"method": "baseline", "accuracy": 70.0},
+        {"method": "easy", "accuracy": 99.0, "classes": 20},
+        {"method": "quick", "accuracy": 98.0, "classes": 20, "track": "cub20_224"},
+        {"method": "dataset", "accuracy": 97.0, "dataset": "toybirds"},
+    ):
+        write_result(make_result(**(CUB | {"track": "paper"} | changes)), tmp_path / "results")
+    (tmp_path / "published.csv").write_text(PAPERS)
+    leaderboard.rebuild(tmp_path)
+    page = (tmp_path / "README.md").read_text().split("\n## cub200\n")[1].split("\n## toybirds\n")[0]
+    found = {}
+    for section in page.split("<details>")[0].split("\n### ")[1:]:
+        heading, table = section.split("\n")[0], table_of(f"## {section}", section.split("\n")[0])
+        found[heading] = [(row["method"], row["track"], row["classes"]) for row in table]
+    assert found == {
+        "track cub20_224, classes 20": [("quick", "cub20_224", "20")],
+        "track paper, classes 200": [("tasn", "paper", "200"), ("baseline", "paper", "200")],
+        "track paper, classes 20": [("easy", "paper", "20")],
+    }
+    assert page.count("<details>") == 1
 
 
 ADDER = """
@@ -199,15 +221,15 @@ def show(result: Result, folder: Path, width: int) -> str:
 def test_the_terminal_shows_run_baseline_floor_and_paper(tmp_path: Path) -> None:
     (tmp_path / "published.csv").write_text(PAPERS)
     result = make_result(
-        pointing_error=None, pointing_floor=None,
+        **CUB, pointing_error=None, pointing_floor=None,
         reasons={"pointing_error": "no boxes are annotated", "pointing_floor": "no boxes are annotated"},
         floors={"landmark_error": {"mean landmark": 30.0, "random parts": 31.5}},
     )  # fmt: skip
     baselines = [
-        make_result(method="baseline", backbone="resnet18", accuracy=11.0),
-        make_result(method="baseline", seed=1, accuracy=88.75),
-        make_result(method="baseline", dataset="cub200", accuracy=12.0),
-        make_result(method="baseline", track="matched", accuracy=13.0, config_digest="2" * 12),
+        make_result(**CUB, method="baseline", backbone="resnet18", accuracy=11.0),
+        make_result(**CUB, method="baseline", seed=1, accuracy=88.75),
+        make_result(method="baseline", accuracy=12.0),
+        make_result(**CUB, method="baseline", track="matched", accuracy=13.0, config_digest="2" * 12),
     ]
     for other in [result, *baselines]:
         write_result(other, tmp_path / "results")
@@ -231,3 +253,42 @@ def test_the_baseline_is_not_compared_with_itself(tmp_path: Path) -> None:
     for result in results:
         write_result(result, tmp_path / "results")
     assert "baseline:" not in show(results[1], tmp_path, 80)
+
+
+@pytest.mark.parametrize("change", [{"classes": 20}, {"data_digest": "of 20"}, {"track": "cub20_224"}])
+def test_a_baseline_on_other_data_or_another_track_is_no_baseline(change: dict[str, object]) -> None:
+    result = make_result(**CUB)
+    same = make_result(**CUB, method="baseline", backbone="resnet18")
+    assert (
+        terminal.find_baseline(result, [result, make_result(**(CUB | {"method": "baseline"} | change)), same]) is same
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({}, "the same backbone, weights, resolution, epochs, selection, n_train, seed"),
+        ({"seed": 4}, "differs in seed 4"),
+        ({"selection": "validation", "n_train": 90}, "differs in selection validation, n_train 90"),
+    ],
+)
+def test_the_note_on_the_baseline_is_true(tmp_path: Path, change: dict[str, object], note: str) -> None:
+    result = make_result()
+    for run in (result, make_result(method="baseline", **change)):
+        write_result(run, tmp_path / "results")
+    assert f"baseline: {note}\n" in show(result, tmp_path, 120)
+
+
+def test_only_the_whole_dataset_stands_beside_a_paper(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text(PAPERS)
+    papers = leaderboard.published(tmp_path)
+    for track in ("paper", "custom"):
+        whole, part = make_result(**CUB, track=track), make_result(dataset="cub200", classes=20, track=track)
+        assert (terminal.find_published(whole, papers, ["accuracy"]) or {})["printed"] == "87.30"
+        assert terminal.find_published(part, papers, ["accuracy"]) is None
+
+
+def test_the_whole_of_every_published_dataset_is_known() -> None:
+    papers = leaderboard.published(Path(__file__).parents[1] / "leaderboard")
+    assert set(papers["dataset"]) == leaderboard.FULL_CLASSES.keys()
+    assert leaderboard.FULL_CLASSES["cub200"] == cub200.CLASSES

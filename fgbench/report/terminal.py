@@ -25,6 +25,10 @@ METRICS = {  # column: its name on the terminal, digits, its floor's column, its
 }
 
 
+COMPARED = ("backbone", "weights", "resolution", "epochs", "selection", "n_train", "seed")
+"""What a baseline should share with a run beside the data, the most important first; the note says what it does not."""
+
+
 def show(result: Result, folder: Path, console: Console | None = None) -> None:
     """Print a run's table.
 
@@ -85,25 +89,29 @@ def run_table(result: Result, results: Sequence[Result], papers: pd.DataFrame) -
 
 
 def find_baseline(result: Result, results: Sequence[Result]) -> Result | None:
-    """The plain baseline on the same dataset and track whose setting is nearest; None for the baseline itself."""
+    """The plain baseline on the same data and track whose setting is nearest; None for the baseline itself."""
     if result.method == "baseline":
         return None
-    names = ("backbone", "weights", "resolution", "epochs", "selection", "seed")
+    same = ("dataset", "classes", "data_digest", "track")
     candidates = [
         other
         for other in results
-        if (other.method, other.variant, other.dataset, other.track) == ("baseline", "", result.dataset, result.track)
+        if (other.method, other.variant) == ("baseline", "")
+        and all(getattr(other, name) == getattr(result, name) for name in same)
     ]
     return max(
         candidates,
-        key=lambda other: (*(getattr(other, name) == getattr(result, name) for name in names), other.date),
+        key=lambda other: (*(getattr(other, name) == getattr(result, name) for name in COMPARED), other.date),
         default=None,
     )
 
 
 def find_published(result: Result, papers: pd.DataFrame, metrics: Sequence[str]) -> dict[str, str] | None:
-    """What a paper prints for the same method, variant and dataset: its own paper and the nearest setting first."""
-    if not metrics or papers.empty:
+    """What a paper prints for the same method, variant and dataset: its own paper and the nearest setting first.
+
+    Nothing for a part of the dataset's classes: papers print numbers of the whole.
+    """
+    if not metrics or papers.empty or result.classes != leaderboard.FULL_CLASSES.get(result.dataset):
         return None
     rows: list[dict[str, str]] = [
         {str(name): value for name, value in row.items()}
@@ -140,9 +148,10 @@ def _setting(result: Result) -> str:
 
 
 def _difference(result: Result, baseline: Result) -> str:
-    names = ("backbone", "weights", "resolution", "epochs", "selection", "seed")
-    other = [f"{name} {getattr(baseline, name)}" for name in names if getattr(baseline, name) != getattr(result, name)]
-    return f"differs in {', '.join(other)}" if other else "the same backbone, weights, resolution, epochs and seed"
+    other = [name for name in COMPARED if getattr(baseline, name) != getattr(result, name)]
+    if not other:
+        return f"the same {', '.join(COMPARED)}"
+    return f"differs in {', '.join(f'{name} {getattr(baseline, name)}' for name in other)}"
 
 
 def _floors(result: Result, metric: str) -> str:
