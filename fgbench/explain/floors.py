@@ -1,12 +1,11 @@
 """What evidence is worth that looks at nothing: the centre of the image, of the box, and random points.
 
 All are pure functions of a batch, in the coordinates of ``fgbench.types``; random ones depend on ``image_id`` and a
-seed only, so they do not change with the batch, the process or the order of images. Points become maps with
-``point_maps``.
+seed only, so they do not change with the batch, the process or the order of images.
 """
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from fgbench.types import Batch
@@ -37,31 +36,10 @@ def random_parts(batch: Batch, parts: int, seed: int = 0) -> Float64[Tensor, "b 
     return fractions * _size(batch)
 
 
-def random_map(batch: Batch, cells: tuple[int, int] = (14, 14), seed: int = 0) -> Float[Tensor, "b u v"]:
-    """A saliency that peaks at a random point of the input: the first of ``random_parts``."""
-    return point_maps(random_parts(batch, 1, seed), _size(batch), cells)[:, 0]
-
-
-def point_maps(
-    points: Float[Tensor, "b p 2"], size: Float[Tensor, " 2"], cells: tuple[int, int]
-) -> Float[Tensor, "b p u v"]:
-    """Unit masses split over the nearest four cells, so that a map's soft centroid is its point.
-
-    Args:
-        points: ``x y`` in input pixels; clamped to the span of the cells' centres.
-        size: width and height of the input.
-        cells: rows and columns of the maps.
-    """
-    profiles = []
-    for axis, count in ((1, cells[0]), (0, cells[1])):
-        position = (points[..., axis] / size[axis] * count - 0.5).clamp(0, count - 1)
-        steps = torch.arange(count, dtype=points.dtype, device=points.device)
-        profiles.append((1 - (position[..., None] - steps).abs()).clamp(min=0))
-    return (profiles[0][..., :, None] * profiles[1][..., None, :]).float()
-
-
 def _size(batch: Batch) -> Float64[Tensor, " 2"]:
-    return torch.tensor(batch.image.shape[:1:-1], dtype=torch.float64, device=batch.image_id.device)
+    """Width and height of the input, filled in on the device: copying them there would wait for it at every step."""
+    device = batch.image_id.device
+    return torch.stack([torch.full((), side, dtype=torch.float64, device=device) for side in batch.image.shape[:1:-1]])
 
 
 def _uniform(image_id: Int64[Tensor, "b 1"], draw: Int64[Tensor, " n"], seed: int) -> Float64[Tensor, "b n"]:

@@ -58,12 +58,11 @@ MEAN = "mean_landmark"
 
 def soft_centroids(parts: Float[Tensor, "b p u v"], height: int, width: int) -> Float64[Tensor, "b p 2"]:
     """Centres of mass of part maps, ``x y`` in input pixels; the image's centre where a map sums to 0."""
-    size = torch.tensor([width, height], dtype=torch.float64, device=parts.device)
     along = [parts.sum(-2, dtype=torch.float64), parts.sum(-1, dtype=torch.float64)]  # b p v, b p u
     mass = along[0].sum(-1)
     cells = [(torch.arange(a.shape[-1], dtype=torch.float64, device=a.device) + 0.5) / a.shape[-1] for a in along]
-    centres = torch.stack([a @ c for a, c in zip(along, cells, strict=True)], dim=-1) / mass[..., None]
-    return torch.where(mass[..., None] == 0, 0.5, centres) * size
+    centres = [torch.where(mass == 0, 0.5, a @ c / mass) for a, c in zip(along, cells, strict=True)]
+    return torch.stack([centres[0] * width, centres[1] * height], dim=-1)
 
 
 def frame_of(
@@ -74,7 +73,6 @@ def frame_of(
     Returns:
         origin, scale, unit, and whether the image has such a frame (else they are harmless placeholders).
     """
-    size = torch.tensor([[batch.image.shape[3], batch.image.shape[2]]], dtype=torch.float64, device=batch.boxes.device)
     if frame == "box":
         boxes = torch.nn.functional.pad(batch.boxes.double(), (0, 0, 0, 1))  # one that is not valid, in case of none
         first = torch.nn.functional.pad(batch.box_valid.to(torch.uint8), (0, 1)).argmax(1)
@@ -87,10 +85,12 @@ def frame_of(
     distance = (eyes[:, 0] - eyes[:, 1]).norm(dim=-1)
     valid = batch.visible[:, :2].all(1) & (distance > 0)
     distance = torch.where(valid, distance, 1.0)[:, None, None].expand(-1, 1, 2)
+    # filled in on the device: copying a list there would wait for it at every step
+    size = torch.stack([torch.full_like(distance[..., 0], side) for side in batch.image.shape[:1:-1]], dim=-1)
     origin = torch.zeros_like(distance)
     if frame == "iod_prefit":
         return origin, distance, torch.ones_like(distance), valid
-    return origin, size.expand_as(distance), size / distance, valid
+    return origin, size, size / distance, valid
 
 
 class Moments(torchmetrics.Metric):

@@ -3,8 +3,6 @@ import torch
 from scipy import stats
 
 from fgbench.explain import floors
-from fgbench.metrics.landmark_error import soft_centroids
-from fgbench.metrics.pointing_game import most_salient
 from fgbench.types import Batch
 
 
@@ -61,14 +59,13 @@ def test_random_parts_are_the_same_on_every_machine():
         assert found[image].flatten().tolist() == pytest.approx(expected, rel=1e-14)
 
 
-def test_the_centre_of_mass_of_a_points_map_is_the_point():
-    points = torch.tensor([[[40.0, 15.0], [11.0, 22.5], [70.25, 4.0]]], dtype=torch.float64)
-    maps = floors.point_maps(points, torch.tensor([80.0, 30.0]), (6, 10))
-    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(1, 3))
-    torch.testing.assert_close(soft_centroids(maps, 30, 80), points, atol=1e-5, rtol=0)
-
-
-def test_a_random_map_peaks_near_the_first_random_part():
-    batch = batch_of(200)
-    peaks = most_salient(floors.random_map(batch, (15, 40)), 30, 80)
-    assert (peaks - floors.random_parts(batch, 1)[:, 0]).abs().max() <= 1.5  # a cell is 2 pixels
+def test_no_floor_copies_numbers_to_the_device_and_digits_are_those_of_a_copy(monkeypatch):
+    size = torch.tensor([80, 30], dtype=torch.float64)
+    parts = floors.random_parts(batch_of(50), 3)
+    batch = batch_of(50)._replace(image=torch.zeros(50, 3, 1, 1))  # in which the parts are fractions
+    assert torch.equal(parts, floors.random_parts(batch, 3) * size)
+    monkeypatch.setattr(torch, "tensor", None)  # such a copy waits for a GPU at every step
+    monkeypatch.setattr(torch, "as_tensor", None)
+    assert torch.equal(floors.random_parts(batch_of(50), 3), parts)
+    assert torch.equal(floors.image_centre(batch_of(50)), (size / 2).expand(50, 1, 2))
+    assert torch.equal(floors.box_centre(batch_of(50)), (size / 2).expand(50, 1, 2))

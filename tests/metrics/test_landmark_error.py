@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import StandardScaler
 
-from fgbench.metrics.landmark_error import LARGEST, LandmarkError, soft_centroids
+from fgbench.metrics.landmark_error import LARGEST, LandmarkError, frame_of, soft_centroids
 from fgbench.types import Output
 
 LOGITS = torch.zeros(1, 1)
@@ -262,3 +262,21 @@ def test_reset_forgets_the_fit_and_the_state_survives_a_copy(make_batch):
     metric.reset()
     assert metric.slopes.isnan().all()
     assert torch.equal(run(metric, fit, test)["landmark_error_each"], numbers["landmark_error_each"])
+
+
+def test_sizes_are_not_copied_to_the_device_and_digits_are_those_of_a_copy(make_batch, monkeypatch):
+    batch, parts = make_batch(50, height=37, width=53), torch.rand(50, 4, 5, 7)
+    parts[0, 0] = 0
+    size = torch.tensor([53, 37], dtype=torch.float64)
+    fractions = soft_centroids(parts, 1, 1)
+    monkeypatch.setattr(torch, "tensor", None)  # such a copy waits for a GPU at every step
+    monkeypatch.setattr(torch, "as_tensor", None)
+    assert torch.equal(soft_centroids(parts, 37, 53), fractions * size)
+    for frame in ("box", "iod_prefit"):
+        frame_of(batch, frame)
+    origin, scale, unit, framed = frame_of(batch, "iod_residual")
+    distance = frame_of(batch, "iod_prefit")[1]
+    assert not origin.any()
+    assert torch.equal(scale, size.expand(50, 1, 2))
+    assert torch.equal(unit, size / distance)
+    assert 0 < framed.sum() < 50  # with and without eyes
