@@ -56,7 +56,7 @@ def _log_quantiles(n: int, alpha: float, beta: float, device: torch.device) -> F
 def occurrence(
     parts: Float[Tensor, "b p u v"], kernel: Float[Tensor, "s s"], pad: bool = False
 ) -> Float[Tensor, "b p"]:
-    """Maximum of each blurred map.
+    """Maximum of each blurred map. The blur is float64: a GPU's float32 convolution keeps 10 bits by default (TF32).
 
     Without padding (the authors' code) the outermost two cells count only through their neighbours' blur: a part that
     lives in a corner does not occur.
@@ -70,9 +70,9 @@ def occurrence(
             f"the assignment map has {tuple(parts.shape[-2:])} cells, fewer than the {size} x {size} blur: "
             "use larger images, a smaller stride, or prior_pad: true"
         )
-    maps = parts.flatten(0, 1)[:, None]
-    blurred = nn.functional.conv2d(maps, kernel[None, None], padding=size // 2 if pad else 0)
-    return blurred.flatten(1).amax(1).view(parts.shape[:2])
+    maps = parts.double().flatten(0, 1)[:, None]
+    blurred = nn.functional.conv2d(maps, kernel.double()[None, None], padding=size // 2 if pad else 0)
+    return blurred.flatten(1).amax(1).view(parts.shape[:2]).to(parts.dtype)
 
 
 class OccurrencePrior(nn.Module):

@@ -142,3 +142,22 @@ def test_the_prior_has_neither_parameters_nor_state():
     prior: nn.Module = OccurrencePrior()
     assert not list(prior.parameters())
     assert not prior.state_dict()
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_the_blur_does_not_depend_on_how_the_device_multiplies_float32(pad):
+    def flags():
+        return [(b.allow_tf32, b.fp32_precision) for b in (torch.backends.cudnn, torch.backends.cuda.matmul)]
+
+    before = flags()
+    maps, kernel = random_maps(32, 5, 14).requires_grad_(), blur_kernel()
+    found = occurrence(maps, kernel, pad)
+    single = nn.functional.conv2d(maps.flatten(0, 1)[:, None], kernel[None, None], padding=2 if pad else 0)
+    single = single.amax((1, 2, 3)).view(32, 5)
+    torch.testing.assert_close(found, single, rtol=0, atol=1e-6)
+    for value, expected in zip(*(torch.autograd.grad(x.sum(), maps)[0] for x in (found, single)), strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    whole = ndimage.correlate(maps.detach().double(), kernel.double()[None, None], mode="constant")
+    exact = (whole if pad else whole[:, :, 2:-2, 2:-2]).max((2, 3))
+    assert found.tolist() == exact.astype(np.float32).tolist()  # rounded once; a sum in float32 is not
+    assert flags() == before
