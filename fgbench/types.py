@@ -1,6 +1,6 @@
 """What the rooms hand each other, and the names of the axes.
 
-Axes, in annotations, einops strings and comments alike: ``b`` images of a batch, ``h w`` pixels, ``k`` classes,
+Axes, in annotations and comments alike: ``b`` images of a batch, ``h w`` pixels, ``k`` classes,
 ``a`` attributes, ``p`` parts, ``u v`` rows and columns of a feature map, ``d`` features, ``l`` landmarks, ``n`` boxes.
 
 Coordinates are ``x y`` and continuous: pixel ``i`` covers the interval ``[i, i + 1]`` and its centre is ``i + 0.5``. An
