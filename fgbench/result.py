@@ -1,11 +1,11 @@
-"""The result of one run: an immutable JSON file, and a Parquet file with what the run said of every image.
+"""The result of one run: an immutable JSON file; what the run said of every image lies beside it (``predictions``).
 
 The names of ``Result``'s fields are the columns of the leaderboard; what a column means, its unit and its direction
 stand beside its name, and the leaderboard's documentation is made from them. A result is checked when it is made and
 again when it is read: a file that is torn, older, newer or edited into nonsense never becomes a row.
 
-May import: the standard library, pyarrow (only once predictions are written or read). Must not import: anything else of
-the suite. Reads and writes: ``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>.json`` and ``.parquet``.
+May import: the standard library. Must not import: anything else of the suite. Reads and writes:
+``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>.json``.
 """
 
 import contextlib
@@ -248,11 +248,6 @@ def result_name(method: str, variant: str, config_digest: str, seed: int) -> str
     'region_grouping.no_prior.01234567.s3'
     """
     return ".".join([method, *([variant] if variant else []), config_digest[:8], f"s{seed}"])
-
-
-def result_path(results: Path, dataset: str, method: str, variant: str, config_digest: str, seed: int) -> Path:
-    """Where the run's JSON lies; its predictions lie beside it, with the suffix ``.parquet``."""
-    return results / dataset / f"{result_name(method, variant, config_digest, seed)}.json"
 
 
 def to_json(result: Result) -> str:
