@@ -1,7 +1,6 @@
 """What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
 
 import hashlib
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -37,7 +36,7 @@ class BenchDataModule(LightningDataModule):
             the seed.
         validate_on_test: validate on the test split, as some papers did; only for ``legacy_best_on_test``.
         seed: of the order of images and of the views' random choices.
-        root: folder of all datasets; None means the environment's ``FGBENCH_DATA``, or ``data``. Changes no number.
+        root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
         cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
     """
@@ -75,7 +74,7 @@ class BenchDataModule(LightningDataModule):
         self.train_view, self.test_view = train_view, test_view
         self.locate_view = locate_view if locate_view != test_view else None
         self.val_fraction, self.validate_on_test, self.seed = val_fraction, validate_on_test, seed
-        self.root = Path(root or os.environ.get("FGBENCH_DATA") or "data")
+        self.root = Path(root or "data")
         self.workers, self.cache = workers, cache
 
     def read(self) -> Listing:

@@ -57,7 +57,7 @@ class CUB200(BenchDataModule):
             raise DataError(f"{self.tree()}: no images.txt. {self._advice()}.")
 
     def _advice(self) -> str:
-        return f"Unpack CUB_200_2011.tgz from {HOME} into {self.root}, or set data.init_args.root to where it is"
+        return f"Unpack CUB_200_2011.tgz from {HOME} into {self.root}, or say where it is with --machine.data_root"
 
     def read(self) -> Listing:
         """Lists and annotations; the whole dataset must have its published counts."""

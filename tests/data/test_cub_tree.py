@@ -63,7 +63,7 @@ def test_missing_file_is_named_with_where_to_get_it(cub, name):
 
 
 def test_absent_data_say_where_to_get_them(tmp_path):
-    with pytest.raises(DataError, match=r"no images\.txt.*Unpack CUB_200_2011\.tgz from https.*data\.init_args\.root"):
+    with pytest.raises(DataError, match=r"no images\.txt.*Unpack CUB_200_2011\.tgz from https.*--machine\.data_root"):
         CUB200(root=str(tmp_path)).prepare_data()
 
 
