@@ -16,7 +16,7 @@ endif
 FGBENCH := @$(PYTHON) -m fgbench
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench test check format leaderboard benchmarks clean
+.PHONY: help install bench data test check format leaderboard benchmarks clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ check: install  ## lint, format, types, import contracts
 format: install  ## rewrite the code in the project's format
 	@$(PYTHON) -m ruff check --fix .
 	@$(PYTHON) -m ruff format .
+
+data: install  ## draw a contact sheet of DATASET: boxes and landmarks after augmentation
+	$(FGBENCH) data show $(DATASET) $(ARGS)
 
 leaderboard: install  ## rebuild leaderboard.csv and leaderboard/README.md from the results
 	$(FGBENCH) leaderboard

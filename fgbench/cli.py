@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = build_parser()
     options, rest = parser.parse_known_args(given)
-    if rest and options.verb != "bench":
+    if rest and options.verb not in ("bench", "data"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     try:
@@ -48,6 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(phase, help=f"{text} that bench made (bench calls this)")
         verb.add_argument("folder", type=Path, help="runs/<dataset>/<name>")
 
+    data = verbs.add_parser("data", help="look at a dataset as a method sees it")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="a contact sheet: images with boxes and landmarks after augmentation")
+    show.add_argument("dataset", help="a name in experiments/datasets")
+    show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
+    show.add_argument("--split", choices=("train", "test"), default="train", help="default: %(default)s")
+    show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
+
     board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
     board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
     return parser
@@ -81,6 +89,25 @@ def run_phase(options: argparse.Namespace) -> int:
     return run_phase(options.verb, options.folder)
 
 
+def run_data(options: argparse.Namespace) -> int:
+    """Write a contact sheet."""
+    from fgbench import cells, config
+    from fgbench.data.contact_sheet import contact_sheet
+
+    try:
+        plan = config.resolve(cells.Cell("baseline", options.dataset, overrides=tuple(options.rest)))
+    except cells.ConfigError as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 2
+    data = config.make_data(plan.tree)
+    data.prepare_data()
+    path = options.output or Path(plan.machine.runs) / options.dataset / f"{options.split}-{options.view}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(data, path, options.split, options.view)
+    print(path)
+    return 0
+
+
 def run_leaderboard(options: argparse.Namespace) -> int:
     """Rebuild the tables."""
     from fgbench import leaderboard
@@ -92,4 +119,4 @@ def run_leaderboard(options: argparse.Namespace) -> int:
     return 1 if rebuilt.damaged else 0
 
 
-VERBS = {"bench": run_bench, "fit": run_phase, "test": run_phase, "leaderboard": run_leaderboard}
+VERBS = {"bench": run_bench, "data": run_data, "fit": run_phase, "test": run_phase, "leaderboard": run_leaderboard}

@@ -230,11 +230,7 @@ def check(tree: Mapping[str, Any]) -> None:
 
 def _try_to_make(tree: Mapping[str, Any]) -> BenchDataModule:
     """Make everything once, so that what a constructor refuses is said now: no weights are read, no memory is taken."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(BenchDataModule, "data")
-    arguments = {**tree["data"]["init_args"], "validate_on_test": tree["selection"] == "legacy_best_on_test"}
-    content = {"data": {**tree["data"], "init_args": arguments}}
-    data: BenchDataModule = parser.instantiate(parser.parse_object(content)).data
+    data = make_data(tree)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Method, "method")
     filled = {"weights": None, "optim": tree["optim"], "num_outputs": data.num_outputs, "target": data.target}
@@ -256,6 +252,26 @@ def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
 def digest(tree: Mapping[str, Any]) -> str:
     """12 hex digits that name everything in the tree that can change a number, the seed excepted."""
     return result.digest({key: value for key, value in portable(tree).items() if key != "seed"})
+
+
+def make_data(tree: Mapping[str, Any]) -> BenchDataModule:
+    """The datamodule alone, with what is filled in from elsewhere in the tree; reads nothing yet.
+
+    Raises:
+        ValueError: a value is impossible; says which.
+    """
+    machine = Machine(**tree["machine"])
+    filled = {
+        "root": machine.data_root,
+        "workers": count_workers(machine.workers, machine.devices),
+        "seed": tree["seed"],
+        "validate_on_test": tree["selection"] == "legacy_best_on_test",
+    }
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(BenchDataModule, "data")
+    content = {"data": {**tree["data"], "init_args": {**tree["data"]["init_args"], **filled}}}
+    data: BenchDataModule = parser.instantiate(parser.parse_object(content)).data
+    return data
 
 
 def instantiate(tree: Mapping[str, Any]) -> tuple[BenchDataModule, Method]:

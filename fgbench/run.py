@@ -63,6 +63,7 @@ def hush() -> None:
         "The number of training batches",  # of toys is small
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.11, theirs to mend
         "The `srun` command is available",  # a login node
+        "Checkpoint directory .* exists and is not empty",  # of a run that goes on
         "The '.*_dataloader' does not have many workers",  # chosen by the machine, see count_workers
     )
     for message in expected:
