@@ -1,7 +1,8 @@
 """The grid: which cells there are, and which YAML files make each. No torch: the command line can ask at once.
 
-A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml`` and
-``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command line, merged in that order.
+A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml`` with
+``tracks/<track>/<m>.yaml`` (if asked for) + ``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command line, merged
+in that order.
 
 May import: the standard library, yaml. Reads: ``experiments/``. Writes: nothing.
 """
@@ -82,6 +83,8 @@ def files_of(cell: Cell) -> list[Path]:
         files.append(EXPERIMENTS / "tracks" / f"{cell.track}.yaml")
         if not files[-1].exists():
             raise ConfigError(f"there is no track {cell.track!r}; known: paper, {', '.join(available('tracks'))}")
+        own = EXPERIMENTS / "tracks" / cell.track / f"{cell.method}.yaml"
+        files += [own] if own.exists() else []
     if cell.variant:
         files.append(EXPERIMENTS / "ablations" / cell.dataset / f"{cell.method}.{cell.variant}.yaml")
         if not files[-1].exists():

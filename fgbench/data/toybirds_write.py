@@ -74,7 +74,8 @@ def _write(root: Path, num_classes: int, images_per_class: int, knobs: Knobs) ->
     ]
     found: list[tuple[str, list[str]]] = []
     workers = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context()) as pool:
+    # Not forked: a fork of a process whose libraries have started threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         work = partial(_one, root, species, knobs)
         for row in pool.map(work, jobs, chunksize=max(1, min(25, len(jobs) // (4 * workers)))):
             found.append(row)
