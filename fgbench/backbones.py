@@ -9,7 +9,7 @@ resnet50/101        4 (64), layer1 4 (256), layer2 8 (512), layer3 16 (1024), la
 vgg16/19            1 (64), 2 (128), 4 (256), 8 (512), 16 (512): each begins with a pool; the fifth pool is left out
 mobilenet_v2        2 (16), 4 (24), 8 (32), 16 (96), 32 (1280)
 squeezenet1_1       2 (64), 4 (128), 8 (256), 16 (512); no padding, so 224 pixels give 13 cells
-resnet_tiny         2 (24), layer1 2 (24), layer2 4 (48), layer3 8 (96), layer4 16 (192): 0.7 M parameters
+resnet_tiny         2 (32), layer1 4 (32), layer2 8 (64), layer3 8 (96), layer4 8 (96): 0.4 M parameters, for toybirds
 resnet_nano         2 (8), layer1 4 (8), layer2 8 (16), layer3 16 (16): for tests
 ==================  ==============================================================================
 
@@ -158,7 +158,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg19": _vgg("VGG19", "E"),
     "mobilenet_v2": _by_features("mobilenet_v2", (0, 2, 4, 7, 14), (16, 24, 32, 96, 1280), (2, 4, 8, 16, 32)),
     "squeezenet1_1": _by_features("squeezenet1_1", (0, 2, 5, 8), (64, 128, 256, 512), (2, 4, 8, 16)),
-    "resnet_tiny": _tiny((24, 48, 96, 192), (1, 2, 2, 2)),
+    "resnet_tiny": _tiny((32, 64, 96, 96), (2, 2, 1, 1)),
     "resnet_nano": _tiny((8, 16, 16), (2, 2, 2)),
 }
 

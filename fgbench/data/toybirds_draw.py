@@ -14,7 +14,7 @@ from fgbench.data.raster import ONE, SUB, TURN, Dice, IntArray, cosine, ellipse,
 from fgbench.data.toybirds_bird import LANDMARKS, PARTS, UNIT, Bird, Colour
 from fgbench.data.toybirds_catalogue import COLOURS, Species
 
-VERSION = 5  # of the pictures: part of the folder's digest, to be raised with every change of a pixel
+VERSION = 6  # of the pictures: part of the folder's digest, to be raised with every change of a pixel
 SAMPLES = 4  # canvas pixels per picture pixel and axis
 
 Image = npt.NDArray[np.uint8]
