@@ -5,27 +5,33 @@ of their step times is the result. Prints a line per turn.
 """
 
 import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
-from fgbench import run
+from fgbench import bench, run
 from fgbench.cells import Cell
-from fgbench.config import instantiate, resolve
-from fgbench.report.callbacks import Speed
+from fgbench.config import Resolved, instantiate, make_data, resolve
 
 SKIP = 5  # first steps of each turn, not counted by either
 
 
-def suite_step_ms(tree: dict, folder: Path) -> float:
-    data, method = instantiate(tree)
-    speed = Speed(SKIP)
-    trainer = run.make_trainer(tree, folder, [run.RepeatableEpochs(0), run.History(), speed], None)
-    trainer.fit(method, datamodule=data)
-    return 1000 * data.batch_size / speed.train_images_per_s
+def suite_step_ms(plan: Resolved) -> float:
+    """The fit phase as a user runs it: callbacks, checkpoints, progress lines, W&B offline."""
+    shutil.rmtree(plan.run_folder, ignore_errors=True)
+    plan.run_folder.mkdir(parents=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        bench.write_config(plan)
+        run.fit(plan.run_folder, run.read_run(plan.run_folder))
+    trained = json.loads((plan.run_folder / "fit.json").read_text())
+    return 1000 * plan.tree["data"]["init_args"]["batch_size"] / trained["train_images_per_s"]
 
 
 def plain_step_ms(tree: dict) -> float:
@@ -64,15 +70,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1600, help="half of them train")
     options = parser.parse_args()
     run.hush()
+    os.environ["WANDB_MODE"] = "offline"
     with tempfile.TemporaryDirectory() as folder:
         overrides = ["--machine.data_root", folder, "--data.init_args.num_images", str(options.images)]
-        overrides += ["--trainer.max_epochs", "1", "--machine.progress", "false", "--machine.logger", "none"]
+        overrides += ["--trainer.max_epochs", "1", "--machine.runs", f"{folder}/runs"]
         for method in ("baseline", "region_grouping"):
-            tree = resolve(Cell(method, "toybirds", overrides=tuple(overrides))).tree
-            instantiate(tree)[0].prepare_data()
+            plan = resolve(Cell(method, "toybirds", overrides=tuple(overrides)))
+            make_data(plan.tree).prepare_data()
             ratios = []
             for turn in range(options.turns):
-                suite, plain = suite_step_ms(tree, Path(folder)), plain_step_ms(tree)
+                suite, plain = suite_step_ms(plan), plain_step_ms(plan.tree)
                 ratios.append(suite / plain)
                 print(f"{method} turn {turn}: suite {suite:.1f} ms, plain {plain:.1f} ms per step", flush=True)
             print(f"{method}: suite / plain {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")

@@ -1,8 +1,8 @@
 """The grid: which cells there are, and which YAML files make each. No torch: the command line can ask at once.
 
 A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml``
-with ``tracks/<track>/<m>.yaml`` (if asked for) + ``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command line,
-merged in that order.
+with ``tracks/<track>/<m>.yaml`` (if asked for) + ``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command
+line, merged in that order.
 
 May import: the standard library, yaml. Reads: ``experiments/``. Writes: nothing.
 """

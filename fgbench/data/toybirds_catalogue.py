@@ -1,10 +1,10 @@
 """The species of toybirds: a tree in which every species differs from its parent in one attribute of one part.
 
-So every species has a neighbour at distance one, most have several, and which part tells two species apart changes from
-pair to pair. The first ten are chosen by hand: their field marks are six attributes of head and tail, in colour, shape
-and pattern. The others are drawn from a fixed stream over all attributes. The catalogue depends on nothing: a species is
-the same bird at any size of the data, seed or difficulty, and the first ``n`` species of a larger catalogue are the
-catalogue of ``n``.
+So every species has a neighbour at distance one, most have several, and which part tells two species apart changes
+from pair to pair. The first ten are chosen by hand: their field marks are six attributes of head and tail, in colour,
+shape and pattern. The others are drawn from a fixed stream over all attributes. The catalogue depends on nothing: a
+species is the same bird at any size of the data, seed or difficulty, and the first ``n`` species of a larger catalogue
+are the catalogue of ``n``.
 """
 
 from typing import NamedTuple
