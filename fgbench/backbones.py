@@ -23,7 +23,7 @@ import hashlib
 import pickle
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -341,13 +341,8 @@ def weight_tag(weights: str | None) -> str:
     path = Path(weights)
     if not path.is_file():
         raise WeightsError(f"{weights}: no such file; weights are null, {TORCHVISION}, or a path to a file")
-    return f"file:{path.name}@{_sha256(path, path.stat().st_mtime_ns)[:12]}"
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with path.open("rb") as file:  # not cached: two writes can share a time stamp
+        return f"file:{path.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
 
 
 def _check_arch(path: str, arch: str, said: str | None) -> None:
