@@ -36,6 +36,8 @@ from fgbench.data.toybirds_write import write_toybirds
 class ToyBirds(BenchDataModule):
     """Datamodule of toybirds; draws them at the first use (2,000 of 128 px take 15 s on two cores).
 
+    Drawing starts processes: a script of your own that calls ``prepare_data`` needs ``if __name__ == "__main__":``.
+
     Args:
         num_classes: species, 2 to 200; the first ten are the same birds in any number.
         num_images: of all classes and both splits together; a multiple of ``2 * num_classes``.
