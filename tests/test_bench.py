@@ -137,7 +137,12 @@ def test_two_processes_train_like_one_with_the_same_global_batch(method, place, 
         "--data.init_args.eval_batch_size",
         "4",
     ]
-    one = resolve(cell(method, [*place, *uneven, "--optim.lr", "0.003", "--optim.new_layer_factor", "1"]))
+    # float32 and plain SGD: bfloat16 and Adam's division by tiny moments would amplify the order of additions
+    plain = ["--trainer.precision", "32-true", "--optim.name", "sgd", "--optim.lr", "0.003", "--optim.warmup", "0"]
+    plain += ["--optim.new_layer_factor", "1", "--optim.weight_decay", "5e-4"]
+    grouping = ["--method.init_args.prior_start", "0", "--method.init_args.parts", "5"]
+    plain += grouping if method == "region_grouping" else []
+    one = resolve(cell(method, [*place, *uneven, *plain]))
     fit_here(one)
     overrides = one.cell.overrides[:-2]
     two = resolve(cell(method, [*overrides, "--machine.devices", "2", "--machine.runs", str(tmp_path / "2")]))
@@ -154,7 +159,7 @@ def test_two_processes_train_like_one_with_the_same_global_batch(method, place, 
     moved = sum(float((alone[name] - untrained[name]).square().sum()) for name in learned) ** 0.5
     apart = sum(float((alone[name] - together[name]).square().sum()) for name in learned) ** 0.5
     assert moved > 0.1  # else the comparison would show nothing
-    assert apart < 2e-3 * moved  # per-process batch norm gives above 0.1
+    assert apart < 0.02 * moved, apart / moved  # per-process batch norm gives above 0.1
 
 
 def test_a_run_killed_at_any_moment_ends_in_the_same_weights_and_one_row(place, tmp_path):
