@@ -96,7 +96,8 @@ def install(python):
     say("installing the pinned environment into .venv (about 5 GB, one to three minutes, once)")
     uv = find_uv(python)
     if uv:
-        run(uv, "venv", "-q", "--clear", "--python", python, VENV)
+        if version_of(str(PYTHON)) != version_of(python):
+            run(uv, "venv", "-q", "--clear", "--python", python, VENV)  # else in place: runs may be using it
         run(uv, "pip", "sync", "-q", "--compile-bytecode", "--python", PYTHON, "requirements.lock")
         run(uv, "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--python", PYTHON, "-e", ".")
     else:
