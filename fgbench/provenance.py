@@ -88,6 +88,7 @@ def environment() -> dict[str, str]:
         "cuda": torch.version.cuda or "",
         "cudnn": str(torch.backends.cudnn.version() or "") if torch.cuda.is_available() else "",
         "threads": str(torch.get_num_threads()),
+        "tf32": f"matmul {torch.backends.cuda.matmul.allow_tf32}, cudnn {torch.backends.cudnn.allow_tf32}",
     }
 
 

@@ -54,7 +54,8 @@ class Scoring(Callback):
     Args:
         facts: of the dataset, a datamodule or anything with its attributes: ``num_outputs``, ``target``,
             ``label_names``, ``landmark_names``, ``landmark_frame``, ``landmark_classes``, ``has_boxes``,
-            ``validate_on_test``, and the method ``split_ids(split)``. Asked once data are prepared.
+            ``pointing_tolerances``, ``validate_on_test``, and the method ``split_ids(split)``. Asked once data are
+            prepared.
         parts: number of part maps in the method's Output, None without.
         roles: what each of the test dataloaders is for, in order. ``fit`` (train split) fits the landmarks' regressors
             and comes first; ``test`` counts accuracy; ``locate`` shows the test split again, in the view on which
@@ -63,7 +64,6 @@ class Scoring(Callback):
             as dataset and method have them.
         locate_writer: with a ``locate`` loader, takes ``image_id, hit, landmark_errors`` of it instead. An image may be
             shown to another process than in the test loader, so these rows are joined when all are written.
-        tolerances: of the pointing game, original pixels.
         seed: of the random floors.
 
     Attributes:
@@ -83,14 +83,13 @@ class Scoring(Callback):
         *,
         writer: Writer | None = None,
         locate_writer: Writer | None = None,
-        tolerances: Sequence[float] = (0.0, 15.0),
         seed: int = 0,
     ) -> None:
         super().__init__()
         if "test" not in roles or len(set(roles)) != len(roles) or "fit" in roles[1:]:
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
-        self.tolerances, self.seed = tolerances, seed
+        self.seed = seed
         self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer}
         self.censuses: dict[str, Census] = {}
         self.metrics: dict[str, list[BenchMetric]] = {}
@@ -147,7 +146,7 @@ class Scoring(Callback):
         if not self.facts.has_boxes:
             self._leave_out("pointing", "the dataset has no boxes")
             return []
-        return [PointingGame(self.tolerances, ("image_centre", "box_centre", "random_point"))]
+        return [PointingGame(self.facts.pointing_tolerances, ("image_centre", "box_centre", "random_point"))]
 
     def _landmarks(self) -> list[BenchMetric]:
         names, frame, parts = self.facts.landmark_names, self.facts.landmark_frame, self.parts

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 import yaml
 
 from fgbench import bench, resume, run
-from fgbench.cells import Cell, ConfigError
+from fgbench.cells import ROOT, Cell, ConfigError
 from fgbench.config import resolve
 from fgbench.predictions import read_predictions
 from fgbench.result import read_result
@@ -70,12 +71,12 @@ def weights_of(folder):
 
 
 def test_one_command_makes_one_traceable_row_and_a_second_repeats_nothing(place, tmp_path):
-    command = ["bench", "--methods", "baseline", "--datasets", "toybirds", *place, "--trainer.max_epochs", "1"]
-    first = start([*command, "--machine.logger", "wandb"])
-    output, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, output
-    assert "accuracy %" in output
-    assert "floor" in output
+    arguments = shlex.join([*place, "--trainer.max_epochs", "1", "--machine.logger", "wandb"])
+    command = ["make", "bench", "METHOD=baseline", f"ARGS={arguments}", f"FGBENCH_PYTHON={sys.executable}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accuracy %" in done.stdout
+    assert "floor" in done.stdout
     [path] = (tmp_path / "board/results/toybirds").glob("*.json")
     result = read_result(path)
     assert (result.n_train, result.n_eval, result.classes, result.epochs) == (50, 50, 5, 1)

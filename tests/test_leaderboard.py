@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fgbench import leaderboard
+from fgbench import cli, leaderboard
 from fgbench.data import cub200
 from fgbench.report import terminal
 from fgbench.result import Result, ResultError, columns, write_result
@@ -77,7 +77,7 @@ def test_cells_have_four_digits_and_empty_is_empty(tmp_path: Path) -> None:
     assert frame["seed"][0] == 0
 
 
-def test_a_damaged_file_is_named_and_the_others_make_it(tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_and_the_others_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write_result(make_result(), tmp_path / "results")
     torn = good.with_name("tasn.01234567.s0.json")
     torn.write_bytes(good.read_bytes()[:-20])
@@ -85,6 +85,12 @@ def test_a_damaged_file_is_named_and_the_others_make_it(tmp_path: Path) -> None:
     rebuilt = leaderboard.rebuild(tmp_path)
     assert list(rebuilt.damaged) == [torn]
     assert str(torn) in rebuilt.damaged[torn]
+    for status in (1, 0):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["leaderboard", "--folder", str(tmp_path)])
+        assert ended.value.code == status
+        assert (str(torn) in capsys.readouterr().err) == bool(status)
+        torn.unlink(missing_ok=True)
     assert [row["method"] for row in rows(tmp_path)] == ["region_grouping"]
 
 
@@ -165,7 +171,7 @@ def test_another_track_or_number_of_classes_is_ranked_in_a_table_of_its_own(tmp_
 
 ADDER = """
 import dataclasses, pathlib, sys
-from fgbench import leaderboard
+from fgbench import cli, leaderboard
 from fgbench.result import read_result, write_result
 folder, worker = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 first = read_result(next((folder / "results" / "toybirds").glob("seed.*.json")))

@@ -105,6 +105,7 @@ def facts(sizes, **changes):
     known = {
         "num_outputs": CLASSES, "target": "class", "landmark_frame": "box", "landmark_classes": (1,), "has_boxes": True,
         "label_names": tuple("abcde"), "landmark_names": ("beak", "tail", "wing"), "validate_on_test": False,
+        "pointing_tolerances": (0.0, 2.0, 1000.0),
         "split_ids": lambda split: ids[split],
     }  # fmt: skip
     return SimpleNamespace(**(known | changes))
@@ -192,6 +193,8 @@ def test_numbers_floors_and_rows_agree_with_plain_computations():
     np.testing.assert_array_equal(rows.column("target"), target)
     boxed = np.array([bool(item.box_valid) for item in items])
     assert numbers["pointing_error"] == pytest.approx(100 * (1 - np.nanmean(rows.column("hit"))), abs=1e-4)
+    assert numbers["pointing_error"] >= report["scores"]["pointing_error_2px"]
+    assert report["scores"]["pointing_error_1000px"] == 0  # larger than the images
     np.testing.assert_array_equal(np.isnan(rows.column("hit")), ~boxed)
     errors = rows.column("landmark_errors")
     assert numbers["landmark_error"] == pytest.approx(100 * np.nanmean(errors), abs=1e-3)

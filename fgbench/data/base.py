@@ -35,6 +35,8 @@ class BenchDataModule(LightningDataModule):
         val_fraction: share of the training images of each class that is kept for validation; the same images whatever
             the seed.
         validate_on_test: validate on the test split, as some papers did; only for ``legacy_best_on_test``.
+        pointing_tolerances: of the pointing game, in pixels of the original files: a point this near to a box is a hit.
+            The first is 0, the headline number; the others are reported beside it.
         seed: of the order of images and of the views' random choices.
         root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
@@ -56,6 +58,7 @@ class BenchDataModule(LightningDataModule):
         locate_view: View | None = None,
         val_fraction: float = 0.0,
         validate_on_test: bool = False,
+        pointing_tolerances: tuple[float, ...] = (0.0, 15.0),
         seed: int = 0,
         root: str | None = None,
         workers: int = 0,
@@ -70,7 +73,10 @@ class BenchDataModule(LightningDataModule):
             )
         if validate_on_test and val_fraction:
             raise ValueError("validate_on_test and val_fraction exclude each other: set one of them only")
+        if pointing_tolerances[:1] != (0.0,) or sorted(set(pointing_tolerances)) != list(pointing_tolerances):
+            raise ValueError(f"pointing_tolerances are {pointing_tolerances}, but must be ascending and begin with 0")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.pointing_tolerances = pointing_tolerances
         self.train_view, self.test_view = train_view, test_view
         self.locate_view = locate_view if locate_view != test_view else None
         self.val_fraction, self.validate_on_test, self.seed = val_fraction, validate_on_test, seed

@@ -97,7 +97,6 @@ class Method(LightningModule):
 
     Attributes:
         parts: number of parts of ``Output.parts``, None where there are none.
-        figures: names of further figures that the method offers.
         undefined_for: kinds of target for which the method is not defined, with the reason.
 
     Raises:
@@ -106,9 +105,7 @@ class Method(LightningModule):
 
     backbone: Backbone
     parts: int | None = None
-    figures: tuple[str, ...] = ()
     undefined_for: ClassVar[Mapping[Target, str]] = {}
-    run_seed: int = 0
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:
         super().__init__()

@@ -19,6 +19,8 @@ Differences from paper and from code, each with its reason:
   assignment.
 * The prior's log-quantiles are made once per batch size. The code makes them anew in each step because its cache is
   never marked as filled (marked, it would take logarithms of logarithms from the second step on).
+* Quantiles of the prior are computed in float64 and checked: at iNaturalist's alpha = 2e-3 the lower ones are as small
+  as 2e-308, which float32 would flush to zero and other versions of scipy may return as NaN.
 * The prior sees the global batch, gathered with gradients over the processes; the code has one process. With alpha =
   1, beta = 1e-3 that changes nothing; with iNaturalist's prior it does, since a few images cannot quantise 2/3.
 * The blur of the occurrence does not pad, as in the code, so the outer two cells hardly count; ``prior_pad`` changes
