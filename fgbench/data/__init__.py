@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fgbench.data.base import BenchDataModule
     from fgbench.data.cub200 import CUB200
-    from fgbench.data.cub_tree import DataError
+    from fgbench.data.text import DataError
     from fgbench.data.toybirds import ToyBirds
     from fgbench.data.view import View
 
@@ -24,7 +24,7 @@ DATASETS = {"toybirds": "ToyBirds", "cub200": "CUB200"}
 _HOMES = {
     "BenchDataModule": "base",
     "CUB200": "cub200",
-    "DataError": "cub_tree",
+    "DataError": "text",
     "ToyBirds": "toybirds",
     "View": "view",
 }

@@ -11,8 +11,10 @@ from lightning import LightningDataModule
 from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
 
-from fgbench.data.listing import Listing, Split
+from fgbench.data.archives import Archive
+from fgbench.data.listing import SPLITS, Listing, Split
 from fgbench.data.samplers import EvalBatches, Key, TrainBatches
+from fgbench.data.text import DataError
 from fgbench.data.view import View
 from fgbench.types import Batch, Target
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 class BenchDataModule(LightningDataModule):
     """A dataset under its protocol.
 
-    A subclass sets the class attributes, ``num_outputs``, and implements ``read``; where data can be made or must be
-    checked once, also ``prepare_data``.
+    A subclass sets the class attributes, ``num_outputs``, and implements ``read`` and ``sources``; where data can be
+    made, also ``prepare_data``; where arguments of its own choose what is listed, also ``index_key``.
 
     Args:
         batch_size: of the global training batch; divided over the processes, refused if it does not divide.
@@ -47,6 +49,9 @@ class BenchDataModule(LightningDataModule):
     landmark_frame: ClassVar[Literal["box", "interocular"] | None] = None
     has_boxes: ClassVar[bool] = False
     landmark_classes: ClassVar[tuple[int, ...]] = ()  # classes whose landmark error is also measured by itself
+    archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
+    copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
+    slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
     num_outputs: int
 
     def __init__(
@@ -87,10 +92,46 @@ class BenchDataModule(LightningDataModule):
         """Lists and annotations of all splits, checked."""
         raise NotImplementedError
 
+    def sources(self) -> tuple[Path, ...]:
+        """The files (not images) that ``read`` reads: when one of them changes, an index made from it is stale.
+
+        Empty means that the dataset is read as it is, and never from an index.
+        """
+        return ()
+
+    def index_key(self) -> tuple[object, ...]:
+        """Values of those arguments that choose what ``read`` lists (a level of labels, a number of classes)."""
+        return ()
+
     @cached_property
     def listing(self) -> Listing:
-        """All images of the dataset; read at the first use, which needs ``prepare_data`` to have been called."""
-        return self.read().with_validation(self.val_fraction)
+        """All images of the dataset; read at the first use, which needs ``prepare_data`` to have been called.
+
+        Raises:
+            DataError: the data are missing, damaged or not what the suite knows; names dataset, file and remedy.
+        """
+        try:
+            listing = self.read()
+            self._check(listing)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        return listing.with_validation(self.val_fraction)
+
+    def _check(self, listing: Listing) -> None:
+        """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
+        where = f"{listing.folder}: the lists give"
+        for split in ("train", "test"):
+            if not (listing.split == SPLITS[split]).any():
+                raise DataError(f"{where} no {split} image; unpack the archive again")
+        if len(listing.label_names) != self.num_outputs:
+            raise DataError(f"{where} {len(listing.label_names)} labels where {self.num_outputs} are expected")
+        if listing.target.ndim == 1 and not 0 <= listing.target.min() <= listing.target.max() < self.num_outputs:
+            raise DataError(f"{where} labels from {listing.target.min()} to {listing.target.max()}, not 0 to k - 1")
+
+    @property
+    def label_groups(self) -> tuple[str, ...]:
+        """For each class the larger group that it belongs to, whose accuracy is also given; empty without groups."""
+        return self.listing.label_groups
 
     def setup(self, stage: str) -> None:
         """Read lists and annotations, so that what is wrong with them is said before a model is built."""

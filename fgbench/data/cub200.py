@@ -19,9 +19,11 @@ Boxes may end up to a few pixels outside of their image. A few images are grey.
 from pathlib import Path
 from typing import Any
 
+from fgbench.data.archives import Archive
 from fgbench.data.base import BenchDataModule
-from fgbench.data.cub_tree import DataError, read_tree
+from fgbench.data.cub_tree import FILES, read_tree
 from fgbench.data.listing import Listing
+from fgbench.data.text import DataError
 
 HOME = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 CLASSES, TRAIN, TEST = 200, 5994, 5794  # of the paper; checked
@@ -38,6 +40,7 @@ class CUB200(BenchDataModule):
     name = "cub200"
     landmark_frame = "box"
     has_boxes = True
+    archives = (Archive("CUB_200_2011.tgz", holds="CUB_200_2011/images.txt", url=HOME, size_gb=1.15),)
     landmark_classes = (0, 1, 2)  # the albatrosses CUB-001, -002, -003, by themselves in the tables of papers
 
     def __init__(self, classes: int | None = None, **kwargs: Any) -> None:
@@ -46,6 +49,14 @@ class CUB200(BenchDataModule):
             raise ValueError(f"classes is {classes}, but must be from 2 to {CLASSES}, or null for all")
         self.classes = classes
         self.num_outputs = CLASSES if classes is None else classes
+
+    def sources(self) -> tuple[Path, ...]:
+        """The text files."""
+        return tuple(self.tree() / name for name in FILES)
+
+    def index_key(self) -> tuple[object, ...]:
+        """The number of classes."""
+        return (self.classes,)
 
     def tree(self) -> Path:
         """The folder that has ``images.txt``: ``<root>/CUB_200_2011``, or ``root`` itself."""

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 
 from fgbench.data.listing import Listing
+from fgbench.data.text import DataError, read_lines
 
 FILES = (
     "classes.txt",
@@ -31,10 +32,6 @@ FILES = (
     "parts/parts.txt",
     "parts/part_locs.txt",
 )
-
-
-class DataError(Exception):
-    """Data on disk is missing, damaged or not what it should be; the message names file, line and what to do."""
 
 
 def read_tree(root: Path, classes: int | None = None, advice: str = "") -> Listing:
@@ -87,8 +84,8 @@ def _read(root: Path, classes: int | None) -> Listing:
         image_id=ids[keep] - 1,
         target=label[keep].astype(np.int64) - 1,
         split=(split[keep] == 0).astype(np.int64),
-        boxes=np.concatenate([box[keep, :2], box[keep, :2] + box[keep, 2:]], axis=1)[:, None],
-        box_valid=np.ones((int(keep.sum()), 1), np.bool_),
+        boxes=np.concatenate([box[keep, :2], box[keep, :2] + box[keep, 2:]], axis=1),
+        box_start=np.arange(int(keep.sum()) + 1),
         landmarks=np.where(visible[..., None], part[keep, :, 2:4], 0.0),
         visible=visible,
         label_names=tuple(label_names[:count]),
@@ -96,20 +93,10 @@ def _read(root: Path, classes: int | None) -> Listing:
     )
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
-    if not lines:
-        raise DataError(f"{path}: the file is empty")
-    return lines
-
-
 def _names(path: Path) -> tuple[Int64[ndarray, " n"], list[str]]:
     """A file of numbers and names."""
     numbers, names = [], []
-    for i, line in enumerate(_lines(path), start=1):
+    for i, line in enumerate(read_lines(path), start=1):
         number, _, name = line.strip().partition(" ")
         if not number.isdecimal() or not name:
             raise DataError(f"{path}, line {i}: expected a number and a name, found {line!r}")
@@ -126,7 +113,7 @@ def _names(path: Path) -> tuple[Int64[ndarray, " n"], list[str]]:
 def _table(path: Path, columns: int, ids: Int64[ndarray, " n"]) -> Float[ndarray, "n c"]:
     """A file of numbers whose first column must be ``ids``, in this order."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             table = np.loadtxt(file, dtype=np.float64, comments=None, ndmin=2)
         whole = table.shape[1] == columns and bool(np.isfinite(table).all())
     except ValueError:
@@ -146,7 +133,7 @@ def _table(path: Path, columns: int, ids: Int64[ndarray, " n"]) -> Float[ndarray
 def _slow_table(path: Path, columns: int) -> Float[ndarray, "n c"]:
     """Line by line, to name the damaged one; only for files that cannot be read at once."""
     rows = []
-    for i, line in enumerate(_lines(path), start=1):
+    for i, line in enumerate(read_lines(path), start=1):
         try:
             row = [float(word) for word in line.split()]
         except ValueError:

@@ -53,7 +53,9 @@ class ImageDataset(Dataset[Batch]):
             image, frame = self._augment(pixels, (self.seed, draw, image_id))
         except ValueError as error:
             raise ValueError(f"{listing.path(row)}: {error}") from None
-        boxes = boxes_to_input(frame, listing.boxes[row]) * listing.box_valid[row][:, None]
+        box_valid = np.arange(listing.most_boxes) < listing.box_start[row + 1] - listing.box_start[row]
+        boxes = np.zeros((listing.most_boxes, 4))
+        boxes[box_valid] = boxes_to_input(frame, listing.boxes_of(row))
         landmarks, visible = points_to_input(frame, listing.landmarks[row]), listing.visible[row]
         visible = visible & inside(landmarks, *image.shape[:2])
         landmarks = landmarks * visible[:, None]
@@ -65,7 +67,7 @@ class ImageDataset(Dataset[Batch]):
             target=torch.from_numpy(target.astype(np.float32)) if target.ndim else torch.tensor(int(target)),
             image_id=torch.tensor(image_id),
             boxes=torch.from_numpy(boxes.astype(np.float32)),
-            box_valid=torch.from_numpy(listing.box_valid[row]),
+            box_valid=torch.from_numpy(box_valid),
             landmarks=torch.from_numpy(landmarks.astype(np.float32)),
             visible=torch.from_numpy(visible),
             frame=torch.from_numpy(frame),

@@ -1,15 +1,18 @@
 """What is known of all images of a dataset, as arrays: small, quick to hash, shared with workers as they are."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int64, Shaped
 from numpy import ndarray
 
 Split = Literal["train", "val", "test"]
+SPLITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,19 @@ class Listing:
         image_id: position in the dataset's published order, whatever part of it this listing holds.
         target: class index; or attributes, 0 or 1.
         split: 0 train, 1 test, 2 validation (see ``with_validation``).
-        boxes: ``x0 y0 x1 y1``; zeros where not valid.
+        boxes: ``x0 y0 x1 y1`` of all images, one after the other.
+        box_start: image ``i`` has the boxes ``box_start[i]`` to ``box_start[i + 1]``, the last not included. An image
+            with many boxes so costs no other image anything. One box each: ``np.arange(n + 1)``; none at all:
+            ``np.zeros(n + 1, np.int64)``.
         landmarks: ``x y``; zeros where not visible.
         label_names: what the classes or attributes are called.
         landmark_names: what the landmarks are called; parts with a mirror image start with ``left `` or ``right ``.
+        label_groups: for each class the larger group that it belongs to (a super-category), whose accuracy is also
+            given by itself; empty where there are none.
+        sizes: height and width of each original image. A reader may leave it None where its files do not say; then
+            the headers of the images are read once.
+        copy_short: images in ``folder`` are copies whose short side is this at most, pixels; 0 means that they are the
+            originals. Boxes, landmarks and ``sizes`` are in pixels of the originals all the same.
     """
 
     folder: Path
@@ -34,20 +46,44 @@ class Listing:
     image_id: Int64[ndarray, " n"]
     target: Int64[ndarray, " n"] | Float[ndarray, "n a"]
     split: Int64[ndarray, " n"]
-    boxes: Float[ndarray, "n m 4"]
-    box_valid: Bool[ndarray, "n m"]
+    boxes: Float[ndarray, "t 4"]
+    box_start: Int64[ndarray, " n1"]
     landmarks: Float[ndarray, "n l 2"]
     visible: Bool[ndarray, "n l"]
     label_names: tuple[str, ...]
     landmark_names: tuple[str, ...]
+    label_groups: tuple[str, ...] = ()
+    sizes: Int[ndarray, "n 2"] | None = None
+    copy_short: int = 0
 
     def path(self, row: int) -> Path:
         """The file of one image."""
         return self.folder / bytes(self.names[row]).decode()
 
+    def boxes_of(self, row: int) -> Float[ndarray, "m 4"]:
+        """The boxes of one image."""
+        return self.boxes[self.box_start[row] : self.box_start[row + 1]]
+
+    @cached_property
+    def most_boxes(self) -> int:
+        """How many boxes an image has at most."""
+        return int(np.diff(self.box_start).max(initial=0))
+
+    def stored_sizes(self) -> Int[ndarray, "n 2"]:
+        """Height and width of the files in ``folder``.
+
+        Raises:
+            ValueError: the sizes of the originals are not known yet.
+        """
+        if self.sizes is None:
+            raise ValueError("the listing has no sizes yet: take the datamodule's listing, not its reader's")
+        if not self.copy_short:
+            return self.sizes
+        return copied_size(self.sizes, self.copy_short)
+
     def rows(self, split: Split) -> Int64[ndarray, " r"]:
         """Rows of a split, in published order."""
-        return np.flatnonzero(self.split == {"train": 0, "test": 1, "val": 2}[split])
+        return np.flatnonzero(self.split == SPLITS[split])
 
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.
@@ -73,10 +109,48 @@ class Listing:
     def digest(self) -> str:
         """SHA-256 over lists and annotations, not over pixels; the same for a whole and for a partial tree on disk."""
         found = hashlib.sha256()
-        for array in (self.image_id, self.target, self.split, self.boxes, self.box_valid, self.landmarks, self.visible):
-            found.update(f"{array.dtype.kind}{array.shape}".encode())
-            found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+        found.update(_header(self.image_id) + _bytes(self.image_id))
+        found.update(_header(self.target) + _bytes(self.target))
+        found.update(_header(self.split) + _bytes(self.split))
+        # as if padded to the most boxes an image has, a few images at a time
+        shape = (len(self.names), self.most_boxes)
+        found.update(f"f{(*shape, 4)}".encode())
+        for boxes, _ in self._padded():
+            found.update(_bytes(boxes))
+        found.update(f"b{shape}".encode())
+        for _, valid in self._padded():
+            found.update(_bytes(valid))
+        found.update(_header(self.landmarks) + _bytes(self.landmarks))
+        found.update(_header(self.visible) + _bytes(self.visible))
         for name in self.names:
             found.update(bytes(name) + b"\n")
         found.update("\n".join((*self.label_names, "", *self.landmark_names)).encode())
+        if self.label_groups:
+            found.update("\n".join(("", "", *self.label_groups)).encode())
+        if self.copy_short:
+            found.update(f"\n\n{self.copy_short}".encode())
         return found.hexdigest()
+
+    def _padded(self, step: int = 4096) -> Iterator[tuple[Float[ndarray, "c m 4"], Bool[ndarray, "c m"]]]:
+        """Boxes of all images as blocks with as many places for each image, zeros where there is no box."""
+        count, place = np.diff(self.box_start), np.arange(self.most_boxes)
+        for start in range(0, len(self.names), step):
+            valid = place < count[start : start + step, None]
+            boxes = np.zeros((*valid.shape, 4))
+            last = min(start + step, len(self.names))
+            boxes[valid] = self.boxes[self.box_start[start] : self.box_start[last]]
+            yield boxes, valid
+
+
+def copied_size(sizes: Int[ndarray, "n 2"], short: int) -> Int[ndarray, "n 2"]:
+    """Height and width of copies whose short side is ``short`` at most, as a view's ``resize: short`` has them."""
+    least = sizes.min(axis=1, keepdims=True, initial=2**31 - 1)
+    return np.where(least > short, sizes.astype(np.int64) * short // least, sizes).astype(sizes.dtype)
+
+
+def _header(array: ndarray) -> bytes:
+    return f"{array.dtype.kind}{array.shape}".encode()
+
+
+def _bytes(array: ndarray) -> bytes:
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()

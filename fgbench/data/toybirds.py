@@ -26,8 +26,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from fgbench.data.base import BenchDataModule, knobs_digest
-from fgbench.data.cub_tree import DataError, read_tree
+from fgbench.data.cub_tree import read_tree
 from fgbench.data.listing import Listing
+from fgbench.data.text import DataError
 from fgbench.data.toybirds_catalogue import MOST
 from fgbench.data.toybirds_draw import VERSION, Knobs
 from fgbench.data.toybirds_write import write_toybirds

@@ -107,7 +107,7 @@ def test_boxes_and_landmarks_follow_the_image_and_come_back(make, view):
         x0, y0, x1, y1 = item.boxes[0].tolist()
         corners = np.array([[a * x + b * y + c, d * x + e * y + f] for x, y in ((x0, y0), (x1, y1))])
         found = [*corners.min(axis=0), *corners.max(axis=0)]
-        assert found == pytest.approx(listing.boxes[row, 0], abs=1e-3)
+        assert found == pytest.approx(listing.boxes_of(row)[0], abs=1e-3)
         assert x0 < x1
         assert y0 < y1
     assert (mirrored > 2) == (view is TRAIN)

@@ -27,7 +27,7 @@ def test_lists_and_annotations_are_read_as_written(cub):
     assert listing.target.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert listing.rows("train").tolist() == [0, 1, 4, 5, 8, 9]
     assert listing.rows("test").tolist() == [2, 3, 6, 7, 10, 11]
-    assert listing.boxes[3, 0].tolist() == [8.0, 10.0, 38.0, 30.5]  # x y width height -> corners
+    assert listing.boxes_of(3)[0].tolist() == [8.0, 10.0, 38.0, 30.5]  # x y width height -> corners
     assert listing.landmarks[4, 5].tolist() == [21.0, 17.5]  # image 5, part 6: 10 + 5 + 6, 12 + 5.5
     assert listing.visible[4].tolist() == [part % 5 > 0 for part in range(1, 16)]
     assert (listing.landmarks[~listing.visible] == 0).all()
