@@ -16,34 +16,37 @@ resnet_nano         2 (8), layer1 4 (8), layer2 8 (16), layer3 16 (16): for test
 A method that asks for a map of at most stride 16 therefore gets conv1..layer3 of a ResNet and conv1..conv5_3 of a VGG.
 The classification heads are left out; who uses a backbone pools its map.
 
-May import: layers, types. Must not import: any other room. Reads: weights files. Writes: torchvision's download cache.
+May import: layers, types, pretrained. Must not import: any other room. Reads: weights files. Writes: those that it is
+told to, and torchvision's download cache.
 """
 
-import hashlib
-import pickle
-import re
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.vgg import cfgs, make_layers
 
+from fgbench.pretrained import (
+    SHIPPED,
+    TORCHVISION,
+    Colour,
+    WeightsError,
+    check_arch,
+    colour_of,
+    read_weights,
+    weight_tag,
+)
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-TORCHVISION = "imagenet1k_v1"
-
-Colour = tuple[float, float, float]
-
-
-class WeightsError(ValueError):
-    """Weights that cannot be used; the message names the file and what to do."""
 
 
 class Architecture(NamedTuple):
@@ -168,9 +171,9 @@ class Backbone(nn.Module):
 
     Args:
         arch: name of an architecture, a key of ``ARCHITECTURES``.
-        weights: None (from scratch), ``imagenet1k_v1`` (torchvision's, through its own loader), or a path to a
-            .safetensors, .pth or .pt file with torchvision's names. A safetensors file's metadata may say ``arch``,
-            ``mean``, ``std`` and ``source``.
+        weights: None (from scratch), ``imagenet1k_v1`` (torchvision's, through its own loader), ``toybirds_v1`` (the
+            suite's, of resnet_tiny), or a path to a .safetensors, .pth or .pt file with torchvision's names. The
+            metadata of a safetensors file may say ``arch``, ``mean``, ``std`` and ``source``.
         stages: how many stages; None for all (all up to ``stride``, if that is given).
         stride: largest stride of the map. Later stages, where ``stages`` asks for them, run dilated instead of strided.
         mean: per channel, of RGB in [0, 1]; None takes what the weights say, else ImageNet's.
@@ -280,9 +283,9 @@ def load_weights(net: nn.Module, arch: str, weights: str | None) -> tuple[Colour
         state = getattr(models, spec.pretrained).IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
     else:
-        state, metadata = read_weights(weights)
-        _check_arch(weights, arch, metadata.get("arch"))
-        mean, std = (_colour(weights, key, metadata.get(key)) for key in ("mean", "std"))
+        state, metadata = read_weights(str(SHIPPED.get(weights, weights)))
+        check_arch(weights, arch, metadata.get("arch"))
+        mean, std = (colour_of(weights, key, metadata.get(key)) for key in ("mean", "std"))
     own = net.state_dict()
     if not any(name in own for name in state):  # a file of ``net.features`` alone
         state = {f"features.{name}": tensor for name, tensor in state.items()}
@@ -300,67 +303,33 @@ def load_weights(net: nn.Module, arch: str, weights: str | None) -> tuple[Colour
     return mean, std
 
 
-def read_weights(path: str) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
-    """Tensors by name, and the metadata of a safetensors file. Nothing in the file is executed.
+def save_weights(backbone: Backbone, path: Path, source: str) -> None:
+    """Write a backbone as a safetensors file under torchvision's names, with its normalisation, whole or not at all.
+
+    Args:
+        backbone: with all stages of its architecture, none of them dilated.
+        path: to be written.
+        source: where the weights come from, for the file's metadata.
 
     Raises:
-        WeightsError: if there is no such file, or it holds no weights.
+        WeightsError: stages are missing.
     """
-    file = Path(path)
-    if not file.is_file():
+    spec = ARCHITECTURES[backbone.arch]
+    if backbone.strides != spec.strides:
         raise WeightsError(
-            f"{path}: no such file; weights are null, {TORCHVISION}, or a path to a .safetensors, .pth or .pt file"
+            f"{path}: the backbone has stages of stride {backbone.strides}, but {backbone.arch} has {spec.strides}; "
+            "save a run that uses the whole network"
         )
-    if file.suffix not in (".safetensors", ".pth", ".pt"):
-        raise WeightsError(f"{path}: weights files end in .safetensors, .pth or .pt")
+    net = spec.build()
+    nn.ModuleList(spec.cut(net)).load_state_dict(backbone.stages.state_dict())
+    state = {name: value.contiguous() for name, value in net.state_dict().items() if not name.startswith(spec.heads)}
+    colours = {key: ",".join(f"{value:g}" for value in getattr(backbone, key)) for key in ("mean", "std")}
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as content:
-                return {name: content.get_tensor(name) for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: not a weights file, or damaged ({reason}); save a state_dict again") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: holds no tensors by name; save network.state_dict() into it")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}, {}
-
-
-def weight_tag(weights: str | None) -> str:
-    """What the leaderboard says of the weights: where they are from, a file with a digest of its content.
-
-    >>> weight_tag(None), weight_tag("imagenet1k_v1")
-    ('none', 'torchvision/imagenet1k_v1')
-    """
-    if weights is None:
-        return "none"
-    if weights == TORCHVISION:
-        return f"torchvision/{TORCHVISION}"
-    path = Path(weights)
-    if not path.is_file():
-        raise WeightsError(f"{weights}: no such file; weights are null, {TORCHVISION}, or a path to a file")
-    with path.open("rb") as file:  # not cached: two writes can share a time stamp
-        return f"file:{path.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
-
-
-def _check_arch(path: str, arch: str, said: str | None) -> None:
-    words = re.findall(r"[\w.]+", said or arch)
-    if arch not in words:
-        raise WeightsError(f"{path}: says that it is for {said!r}, but the backbone is {arch!r}")
-
-
-def _colour(path: str, key: Literal["mean", "std"], said: str | None) -> Colour | None:
-    if said is None:
-        return None
-    try:
-        red, green, blue = (float(number) for number in said.split(","))
-    except ValueError:
-        raise WeightsError(
-            f"{path}: its metadata say {key}={said!r}, not three numbers; give {key} in the configuration"
-        ) from None
-    return red, green, blue
+        save_file(state, part, {"arch": backbone.arch, "source": source, **colours})
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _some(names: list[str], most: int = 4) -> str:

@@ -48,6 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(phase, help=f"{text} that bench made (bench calls this)")
         verb.add_argument("folder", type=Path, help="runs/<dataset>/<name>")
 
+    weights = verbs.add_parser("weights", help="save a trained backbone, for --method.init_args.weights of other runs")
+    weights.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
+    weights.add_argument("file", type=Path, help="the .safetensors file to write")
+
     data = verbs.add_parser("data", help="look at a dataset as a method sees it")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", help="a contact sheet: images with boxes and landmarks after augmentation")
@@ -89,6 +93,20 @@ def run_phase(options: argparse.Namespace) -> int:
     return run_phase(options.verb, options.folder)
 
 
+def run_weights(options: argparse.Namespace) -> int:
+    """Save a backbone."""
+    from fgbench.pretrained import WeightsError
+    from fgbench.run import export_weights
+
+    try:
+        export_weights(options.folder, options.file)
+    except (RuntimeError, WeightsError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    print(options.file)
+    return 0
+
+
 def run_data(options: argparse.Namespace) -> int:
     """Write a contact sheet."""
     from fgbench import cells, config
@@ -119,4 +137,11 @@ def run_leaderboard(options: argparse.Namespace) -> int:
     return 1 if rebuilt.damaged else 0
 
 
-VERBS = {"bench": run_bench, "data": run_data, "fit": run_phase, "test": run_phase, "leaderboard": run_leaderboard}
+VERBS = {
+    "bench": run_bench,
+    "data": run_data,
+    "fit": run_phase,
+    "leaderboard": run_leaderboard,
+    "test": run_phase,
+    "weights": run_weights,
+}

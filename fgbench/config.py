@@ -3,7 +3,7 @@
 The schema is the constructors' signatures: an unknown key, a wrong type or an impossible value stops the run before any
 data is read.
 
-May import: cells, data, methods, backbones (for their signatures), result. Must not import: scoring, bench, report.
+May import: cells, data and methods (for their signatures), pretrained, result. Must not import: scoring, bench, report.
 Reads: ``experiments/``. Writes: nothing.
 """
 
@@ -21,10 +21,10 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]  # its __all__
 
 from fgbench import result
-from fgbench.backbones import WeightsError, weight_tag
 from fgbench.cells import EXPERIMENTS, ROOT, Cell, ConfigError, files_of, merge, read_yaml
 from fgbench.data.base import BenchDataModule
 from fgbench.methods.base import Method, Optim
+from fgbench.pretrained import WeightsError, weight_tag
 
 FILLED_IN = {  # arguments of data and method that come from elsewhere
     "root": "--machine.data_root",

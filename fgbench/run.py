@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from fgbench import config, provenance
+from fgbench.backbones import save_weights
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
 from fgbench.layers.batchnorm import convert_sync_batchnorm
@@ -268,6 +269,25 @@ def load_weights(method: Method, path: Path) -> None:
             f"{path}: the checkpoint does not fit the configured method ({error}); "
             f"remove the run folder {path.parent.parent} to train again"
         ) from None
+
+
+def export_weights(folder: Path, file: Path) -> None:
+    """Write the backbone of a finished training as a weights file; its metadata name run and commit.
+
+    Raises:
+        RuntimeError: the training is not finished, its checkpoint is damaged, or the file's name is not that of one.
+        WeightsError: the run uses a part of the network only.
+    """
+    if file.suffix != ".safetensors":
+        raise RuntimeError(f"{file}: name a file that ends in .safetensors")
+    run, record = read_run(folder), folder / "fit.json"
+    if not record.exists():
+        raise RuntimeError(f"{folder}: not trained to its end (no fit.json); run its command again: {run['command']}")
+    _, method = config.instantiate(run["tree"])
+    selected = "last.ckpt" if run["tree"]["selection"] == "last" else "best.ckpt"
+    load_weights(method, folder / "checkpoints" / selected)
+    commit = json.loads(record.read_text())["commit"]
+    save_weights(method.backbone, file, f"fgbench {run['cell']['dataset']}/{run['name']} at commit {commit}")
 
 
 def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], logger: Logger | None) -> Trainer:

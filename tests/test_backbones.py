@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models.resnet import ResNet
 
 from fgbench import backbones
-from fgbench.backbones import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, Backbone, WeightsError, weight_tag
+from fgbench.backbones import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, Backbone, save_weights
+from fgbench.pretrained import WeightsError, weight_tag
 
 SMALL = ["resnet18", "vgg16", "mobilenet_v2", "squeezenet1_1", "resnet_tiny", "resnet_nano"]
 
@@ -260,3 +261,16 @@ def test_a_pool_cannot_be_dilated():
 
 def test_torchvisions_resnet_is_what_is_cut():
     assert isinstance(ARCHITECTURES["resnet18"].build(), ResNet)
+
+
+def test_saved_weights_are_read_back_with_their_normalisation(tmp_path):
+    backbone = Backbone("resnet_nano", mean=(0.25, 0.5, 0.75), std=(0.5, 0.5, 0.125))
+    randomise(backbone)
+    save_weights(backbone, tmp_path / "nano.safetensors", "a test")
+    again = Backbone("resnet_nano", str(tmp_path / "nano.safetensors"))
+    assert (again.mean, again.std) == ((0.25, 0.5, 0.75), (0.5, 0.5, 0.125))
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert [path.name for path in tmp_path.iterdir()] == ["nano.safetensors"]
+    with pytest.raises(WeightsError, match="uses the whole network"):
+        save_weights(Backbone("resnet_nano", stages=2), tmp_path / "part.safetensors", "a test")

@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 
-from fgbench import bench, resume, run
+from fgbench import bench, cli, config, resume, run
+from fgbench.backbones import Backbone
 from fgbench.cells import ROOT, Cell, ConfigError
 from fgbench.config import resolve
 from fgbench.predictions import read_predictions
@@ -317,3 +319,28 @@ def test_an_epoch_can_be_selected_and_the_row_says_how(selection, place, in_proc
     [kept] = [state for name, state in last["callbacks"].items() if "val/accuracy" in name]
     assert kept["best_model_path"].endswith("best.ckpt")  # what a resumed run compares its epochs with
     assert best["epoch"] <= last["epoch"] == 1
+
+
+def test_a_trained_backbone_is_where_another_run_starts(place, tmp_path, capsys):
+    plan = resolve(cell("baseline", place))
+    file = tmp_path / "nano.safetensors"
+    plan.run_folder.mkdir(parents=True)
+    bench.write_config(plan)
+    assert status_of("weights", plan.run_folder, file) == 1
+    assert "not trained to its end" in capsys.readouterr().err
+    assert run.run_phase("fit", plan.run_folder) == 0
+    assert status_of("weights", plan.run_folder, file) == 0
+    trained = {k.removeprefix("backbone."): v for k, v in weights_of(plan.run_folder).items() if "backbone" in k}
+    found = Backbone("resnet_nano", str(file)).state_dict()
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], trained[name]) for name in found)
+    with safe_open(file, "pt") as content:
+        assert plan.name in content.metadata()["source"]
+    other = resolve(cell("region_grouping", [*place, "--method.init_args.weights", str(file)]))
+    assert config.instantiate(other.tree)[1].backbone.weight_tag.startswith("file:nano.safetensors@")
+
+
+def status_of(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return ended.value.code

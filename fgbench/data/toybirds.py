@@ -40,7 +40,9 @@ class ToyBirds(BenchDataModule):
     Drawing starts processes: a script of your own that calls ``prepare_data`` needs ``if __name__ == "__main__":``.
 
     Args:
-        num_classes: species, 2 to 200; the first ten are the same birds in any number.
+        num_classes: species, from 2; with those left out 200 at most. A species is the same bird in any number.
+        first_class: how many species of the catalogue are left out before: with ``first_class: 10`` these are birds
+            that the default protocol does not show, to pretrain on.
         num_images: of all classes and both splits together; a multiple of ``2 * num_classes``.
         image_size: side in pixels.
         difficulty: from 0 (a few leaves, even light, nothing in front) to 1; 0.5 is the default protocol.
@@ -56,6 +58,7 @@ class ToyBirds(BenchDataModule):
     def __init__(
         self,
         num_classes: int = 10,
+        first_class: int = 0,
         num_images: int = 2000,
         image_size: int = 128,
         difficulty: float = 0.5,
@@ -64,8 +67,11 @@ class ToyBirds(BenchDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 2 <= num_classes <= MOST:
-            raise ValueError(f"num_classes is {num_classes}, but must be from 2 to {MOST}")
+        if not (num_classes >= 2 and 0 <= first_class <= MOST - num_classes):
+            raise ValueError(
+                f"num_classes is {num_classes} after a first_class of {first_class}, but there are {MOST} species, of "
+                "which 2 at least are needed"
+            )
         if num_images < 2 * num_classes or num_images % (2 * num_classes):
             raise ValueError(
                 f"num_images is {num_images}, but must be a multiple of 2 * num_classes = {2 * num_classes}"
@@ -74,17 +80,19 @@ class ToyBirds(BenchDataModule):
             raise ValueError(f"image_size is {image_size}, but must be from 32 to 1024 pixels")
         if not (0 <= difficulty <= 1 and 0 <= background_bias <= 1 and data_seed >= 0):
             raise ValueError("difficulty and background_bias must be from 0 to 1, and data_seed 0 or more")
-        self.num_outputs, self.num_images = num_classes, num_images
+        self.num_outputs, self.first_class, self.num_images = num_classes, first_class, num_images
         self.knobs = Knobs(image_size, round(1000 * difficulty), round(1000 * background_bias), data_seed)
 
     def tree(self) -> Path:
         """Where these knobs' images are, or will be."""
-        knobs = (VERSION, self.num_outputs, self.num_images, self.knobs)
+        knobs: tuple[object, ...] = (VERSION, self.num_outputs, self.num_images, self.knobs)
+        knobs += (self.first_class,) if self.first_class else ()
         return self.root / "toybirds" / knobs_digest(knobs)
 
     def prepare_data(self) -> None:
         """Draw the images if they are not there."""
-        write_toybirds(self.tree(), self.num_outputs, self.num_images // self.num_outputs, self.knobs)
+        classes = range(self.first_class, self.first_class + self.num_outputs)
+        write_toybirds(self.tree(), classes, self.num_images // self.num_outputs, self.knobs)
 
     @property
     def one_size(self) -> bool:

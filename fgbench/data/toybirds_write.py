@@ -21,8 +21,8 @@ from fgbench.data.toybirds_catalogue import Species, catalogue, names, steps
 from fgbench.data.toybirds_draw import Knobs, draw
 
 
-def write_toybirds(folder: Path, num_classes: int, images_per_class: int, knobs: Knobs) -> None:
-    """Make ``folder`` if it is not there yet.
+def write_toybirds(folder: Path, classes: range, images_per_class: int, knobs: Knobs) -> None:
+    """Make ``folder``, of these species of the catalogue, if it is not there yet.
 
     Everything is written into a sibling that is renamed when complete, under a lock, so that a killed writer leaves
     nothing that looks whole, and several processes (of one machine or of one network disk) write once.
@@ -37,7 +37,7 @@ def write_toybirds(folder: Path, num_classes: int, images_per_class: int, knobs:
             shutil.rmtree(stale)
         part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
         try:
-            _write(part, num_classes, images_per_class, knobs)
+            _write(part, classes, images_per_class, knobs)
             os.sync()  # thousands of small files: one call instead of one a file
             part.rename(folder)
             _sync_folder(folder.parent)
@@ -61,15 +61,15 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def _write(root: Path, num_classes: int, images_per_class: int, knobs: Knobs) -> None:
-    species, labels = catalogue(num_classes), names(num_classes)
-    for label in labels:
+def _write(root: Path, classes: range, images_per_class: int, knobs: Knobs) -> None:
+    species, labels = catalogue(classes.stop), names(classes.stop)
+    for label in labels[classes.start :]:
         (root / "images" / label).mkdir(parents=True)
         (root / "segmentations" / label).mkdir(parents=True)
     (root / "parts").mkdir()
     jobs = [
         (label, number, f"{labels[label]}/{labels[label][4:]}_{number:04d}.png")
-        for label in range(num_classes)
+        for label in classes
         for number in range(1, images_per_class + 1)
     ]
     found: list[tuple[str, list[str]]] = []
@@ -82,10 +82,10 @@ def _write(root: Path, num_classes: int, images_per_class: int, knobs: Knobs) ->
             _progress(len(found), len(jobs))
     lines = {
         "images.txt": [job[2] for job in jobs],
-        "image_class_labels.txt": [str(job[0] + 1) for job in jobs],
+        "image_class_labels.txt": [str(job[0] - classes.start + 1) for job in jobs],
         "train_test_split.txt": [str(job[1] % 2) for job in jobs],
         "bounding_boxes.txt": [box for box, _ in found],
-        "classes.txt": labels,
+        "classes.txt": labels[classes.start :],
         "parts/parts.txt": list(LANDMARKS),
         "parts/part_locs.txt": [line for _, parts in found for line in parts],
         "segmentations.txt": list(PARTS),
@@ -94,10 +94,10 @@ def _write(root: Path, num_classes: int, images_per_class: int, knobs: Knobs) ->
         numbered = (f"{i // 15 + 1} {v}" if name.endswith("locs.txt") else f"{i + 1} {v}" for i, v in enumerate(values))
         (root / name).write_text("".join(line + "\n" for line in numbered))
     facts = {
-        "knobs": {"num_classes": num_classes, "images_per_class": images_per_class, **asdict(knobs)},
+        "knobs": {"classes": [classes.start + 1, classes.stop], "images_per_class": images_per_class, **asdict(knobs)},
         "steps": [
-            {"class": i + 2, "differs_from": s.parent + 1, s.attribute: s.value}
-            for i, s in enumerate(steps(num_classes))
+            {"species": i + 2, "differs_from": s.parent + 1, s.attribute: s.value}
+            for i, s in enumerate(steps(classes.stop))
         ],
         "species": [{"name": label, **s} for label, s in zip(labels, species, strict=True)],
     }

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fgbench.backbones import Backbone, Colour
+from fgbench.backbones import Backbone
 from fgbench.methods.base import Method, Optim
+from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
 

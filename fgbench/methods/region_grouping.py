@@ -62,9 +62,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fgbench.backbones import Backbone, Colour
+from fgbench.backbones import Backbone
 from fgbench.losses.occurrence_prior import OccurrencePrior
 from fgbench.methods.base import Method, Optim
+from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
 STRIDE = 16  # of the map that is grouped; conv1..layer3 of a ResNet

@@ -61,7 +61,7 @@ def test_annotation_files_are_the_same_on_every_machine(toybirds):
     assert len(tables) == 9
     for path in sorted(tables, key=lambda path: path.name):
         found.update(path.name.encode() + path.read_bytes())
-    assert found.hexdigest() == "f5a8f26165893b14c89a34b8ba7613bb55444419adf75d1b53e73f6149ea0d4e"
+    assert found.hexdigest() == "41554957e84ed97a4665bc24482f59d1107870fb1a3a07069be339aa4eba6b63"
     assert data.digest() == "5b244c5274bb8cc698886b2b62c903bc010faec39cb831a485f80d7b808f74c5"
 
 
@@ -192,8 +192,24 @@ def test_part_masks_are_those_that_were_drawn(toybirds):
 
 def test_catalogue_on_disk_says_how_species_differ(toybirds):
     facts = json.loads((toybirds().tree() / "catalogue.json").read_text())
-    assert facts["steps"][0] == {"class": 2, "differs_from": 1, "crown.colour": "red"}
+    assert facts["steps"][0] == {"species": 2, "differs_from": 1, "crown.colour": "red"}
     assert facts["species"][1]["crown.colour"] == "red"
+
+
+def test_later_species_are_the_same_birds_whichever_come_before(tmp_path):
+    few = {"num_images": 20, "image_size": 32, "root": str(tmp_path)}
+    whole, rest = ToyBirds(num_classes=5, **few), ToyBirds(num_classes=2, first_class=3, **few | {"num_images": 8})
+    for data in (whole, rest):
+        data.prepare_data()
+        data.setup("fit")
+    assert rest.label_names == whole.label_names[3:]
+    assert rest.listing.target.tolist() == [0] * 4 + [1] * 4
+    np.testing.assert_array_equal(rest.listing.names, whole.listing.names[12:])
+    for row in range(8):
+        shown, same = (data.dataset(View())[at].image for data, at in ((rest, row), (whole, 12 + row)))
+        assert (shown == same).all()
+    with pytest.raises(ValueError, match="there are 200 species"):
+        ToyBirds(num_classes=10, first_class=191)
 
 
 def test_half_of_every_class_is_for_training(toybirds):
@@ -219,7 +235,7 @@ from pathlib import Path
 from fgbench.data.toybirds_draw import Knobs
 from fgbench.data.toybirds_write import write_toybirds
 if __name__ == "__main__":
-    write_toybirds(Path(sys.argv[1]), 2, int(sys.argv[2]), Knobs(image_size=32))
+    write_toybirds(Path(sys.argv[1]), range(2), int(sys.argv[2]), Knobs(image_size=32))
 """
 
 
@@ -247,7 +263,7 @@ def test_killed_writer_leaves_nothing_that_looks_whole(tmp_path):
     run.wait()
     assert list(tmp_path.glob(".toys.part-*"))
     assert not folder.exists()
-    write_toybirds(folder, 2, 2, Knobs(image_size=32))
+    write_toybirds(folder, range(2), 2, Knobs(image_size=32))
     assert len(list(folder.glob("images/*/*.png"))) == 4
     assert not list(tmp_path.glob(".toys.part-*"))
 
@@ -258,7 +274,7 @@ def test_interrupted_writer_cleans_up(tmp_path, monkeypatch):
 
     monkeypatch.setattr("fgbench.data.toybirds_write._progress", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_toybirds(tmp_path / "toys", 2, 2, Knobs(image_size=32))
+        write_toybirds(tmp_path / "toys", range(2), 2, Knobs(image_size=32))
     assert [path.name for path in tmp_path.iterdir()] == [".toys.lock"]
 
 
@@ -274,7 +290,7 @@ def test_damaged_toys_say_that_they_can_be_deleted(tmp_path):
     ("wrong", "message"),
     [
         ({"num_classes": 1}, "num_classes is 1"),
-        ({"num_classes": 201}, "from 2 to 200"),
+        ({"num_classes": 201}, "there are 200 species"),
         ({"num_images": 30}, r"multiple of 2 \* num_classes = 20"),
         ({"image_size": 8}, "from 32 to 1024"),
         ({"difficulty": 2.0}, "from 0 to 1"),
