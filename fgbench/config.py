@@ -224,7 +224,7 @@ def check(tree: Mapping[str, Any]) -> None:
             f"data.init_args.batch_size is global: {data.batch_size} cannot be divided over {processes} processes; "
             f"nearest that can: {max(1, round(data.batch_size / processes)) * processes}"
         )
-    if tree["selection"] == "validation" and not data.val_fraction:
+    if tree["selection"] == "validation" and not (data.val_fraction or data.has_validation):
         raise ConfigError("selection validation needs data.init_args.val_fraction, 0.1 for instance")
 
 

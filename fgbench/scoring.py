@@ -26,7 +26,7 @@ from fgbench.metrics.pointing_game import PointingGame
 from fgbench.types import Batch, Output
 
 Role = Literal["fit", "test", "locate"]
-SPLITS = {"fit": "train", "test": "test", "locate": "test", "val": "val"}
+SPLITS = {"fit": "fit", "test": "test", "locate": "test", "val": "val"}
 DIGITS = 4  # of a percentage in the report: 0.0001 % is less than one image of any split
 MOST_DETAILS = 256  # values of one metric by landmark, attribute or class; more can be had from the predictions
 ROWS = 2048  # per-image rows that wait on the device before they are written: one wait for it, not one per step

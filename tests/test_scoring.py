@@ -102,6 +102,7 @@ def loader(size, first=0, batch=4, **kwargs):
 
 def facts(sizes, **changes):
     ids = {split: first + 3 * np.arange(size) for split, (size, first) in sizes.items()}
+    ids["fit"] = ids.get("train")
     known = {
         "num_outputs": CLASSES, "target": "class", "landmark_frame": "box", "landmark_classes": (1,), "has_boxes": True,
         "label_names": tuple("abcde"), "landmark_names": ("beak", "tail", "wing"), "validate_on_test": False,

@@ -11,21 +11,54 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fgbench.data.base import BenchDataModule
+    from fgbench.data.celeba import CelebA
+    from fgbench.data.celeba_wild import CelebAWild
     from fgbench.data.cub200 import CUB200
+    from fgbench.data.fgvc_aircraft import FGVCAircraft
+    from fgbench.data.flowers102 import Flowers102
+    from fgbench.data.imagenet import ImageNet
+    from fgbench.data.mit67 import MIT67
+    from fgbench.data.stanford_cars import StanfordCars
+    from fgbench.data.stanford_dogs import StanfordDogs
     from fgbench.data.text import DataError
     from fgbench.data.toybirds import ToyBirds
     from fgbench.data.view import View
 
-__all__ = ["CUB200", "DATASETS", "BenchDataModule", "DataError", "ToyBirds", "View"]
+__all__ = [
+    "CUB200",
+    "DATASETS",
+    "MIT67",
+    "BenchDataModule",
+    "CelebA",
+    "CelebAWild",
+    "DataError",
+    "FGVCAircraft",
+    "Flowers102",
+    "ImageNet",
+    "StanfordCars",
+    "StanfordDogs",
+    "ToyBirds",
+    "View",
+]
 
-DATASETS = {"toybirds": "ToyBirds", "cub200": "CUB200"}
-"""Name of a dataset on the command line to its datamodule in this package."""
+DATASETS = {
+    "toybirds": "ToyBirds",
+    "cub200": "CUB200",
+    "celeba": "CelebA",
+    "celeba_wild": "CelebAWild",
+    "stanford_cars": "StanfordCars",
+    "stanford_dogs": "StanfordDogs",
+    "fgvc_aircraft": "FGVCAircraft",
+    "flowers102": "Flowers102",
+    "mit67": "MIT67",
+    "imagenet": "ImageNet",
+}
+"""Name of a dataset on the command line, and of its file, to its datamodule in this package."""
 
 _HOMES = {
+    **{kind: name for name, kind in DATASETS.items()},
     "BenchDataModule": "base",
-    "CUB200": "cub200",
     "DataError": "text",
-    "ToyBirds": "toybirds",
     "View": "view",
 }
 

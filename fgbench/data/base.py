@@ -12,7 +12,8 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
 
 from fgbench.data.archives import Archive
-from fgbench.data.listing import SPLITS, Listing, Split
+from fgbench.data.card import Card
+from fgbench.data.listing import Listing, Split
 from fgbench.data.samplers import EvalBatches, Key, TrainBatches
 from fgbench.data.text import DataError
 from fgbench.data.view import View
@@ -45,14 +46,17 @@ class BenchDataModule(LightningDataModule):
         cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
     """
 
+    card: ClassVar[Card]
     target: ClassVar[Target] = "class"
     landmark_frame: ClassVar[Literal["box", "interocular"] | None] = None
     has_boxes: ClassVar[bool] = False
+    has_validation: ClassVar[bool] = False  # an official validation split, which no paper trains on
     landmark_classes: ClassVar[tuple[int, ...]] = ()  # classes whose landmark error is also measured by itself
     archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
     copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
     slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
     num_outputs: int
+    bottom: int = 0  # rows of pixels at the bottom of each file that are no part of the image
 
     def __init__(
         self,
@@ -80,6 +84,8 @@ class BenchDataModule(LightningDataModule):
             raise ValueError("validate_on_test and val_fraction exclude each other: set one of them only")
         if pointing_tolerances[:1] != (0.0,) or sorted(set(pointing_tolerances)) != list(pointing_tolerances):
             raise ValueError(f"pointing_tolerances are {pointing_tolerances}, but must be ascending and begin with 0")
+        if self.has_validation and val_fraction:
+            raise ValueError(f"{self.name} has an official validation split: leave val_fraction at 0")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.pointing_tolerances = pointing_tolerances
         self.train_view, self.test_view = train_view, test_view
@@ -120,8 +126,9 @@ class BenchDataModule(LightningDataModule):
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
         where = f"{listing.folder}: the lists give"
-        for split in ("train", "test"):
-            if not (listing.split == SPLITS[split]).any():
+        splits: tuple[Split, ...] = ("train", "test", "val") if self.has_validation else ("train", "test")
+        for split in splits:
+            if not len(listing.rows(split)):
                 raise DataError(f"{where} no {split} image; unpack the archive again")
         if len(listing.label_names) != self.num_outputs:
             raise DataError(f"{where} {len(listing.label_names)} labels where {self.num_outputs} are expected")
@@ -177,14 +184,14 @@ class BenchDataModule(LightningDataModule):
         return self._loader(self.train_view, batches)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        """The validation cut (or the test split, for legacy protocols); an empty list if there is none."""
+        """The validation split or cut (or the test split, for legacy protocols); an empty list if there is none."""
         if self.validate_on_test:
             return self.eval_loader("test", self.test_view)
-        return self.eval_loader("val", self.test_view) if self.val_fraction else []
+        return self.eval_loader("val", self.test_view) if self.val_fraction or self.has_validation else []
 
     def fit_dataloader(self) -> DataLoader[Batch]:
-        """The train split as the landmark regressors are fitted on it: the locating view, in fixed order."""
-        return self.eval_loader("train", self.locate_view or self.test_view)
+        """What the landmark regressors are fitted on (mostly the train split): the locating view, in fixed order."""
+        return self.eval_loader("fit", self.locate_view or self.test_view)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split through the test view."""
@@ -198,7 +205,7 @@ class BenchDataModule(LightningDataModule):
         """All images, of all splits, through a view; index it with rows of ``listing``."""
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
-        return ImageDataset(self.listing, view, self.seed, self.cache)
+        return ImageDataset(self.listing, view, self.seed, self.cache, self.bottom)
 
     def eval_loader(self, split: Split, view: View) -> DataLoader[Batch]:
         """Every image of a split once, shared exactly among the processes, in batches of one shape."""
@@ -206,7 +213,8 @@ class BenchDataModule(LightningDataModule):
 
         rows, shapes = self.listing.rows(split), None
         if not view.fixes_shape and not self.one_size:
-            shapes = [view.shape(*image_size(self.listing.path(row))) for row in rows.tolist()]
+            sizes = [image_size(self.listing.path(row)) for row in rows.tolist()]
+            shapes = [view.shape(height - self.bottom, width) for height, width in sizes]
         return self._loader(view, EvalBatches(rows, self.eval_batch_size, shapes))
 
     @property

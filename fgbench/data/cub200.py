@@ -21,6 +21,7 @@ from typing import Any
 
 from fgbench.data.archives import Archive
 from fgbench.data.base import BenchDataModule
+from fgbench.data.card import Card
 from fgbench.data.cub_tree import FILES, read_tree
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
@@ -41,6 +42,18 @@ class CUB200(BenchDataModule):
     landmark_frame = "box"
     has_boxes = True
     archives = (Archive("CUB_200_2011.tgz", holds="CUB_200_2011/images.txt", url=HOME, size_gb=1.15),)
+    card = Card(
+        title="CUB-200-2011",
+        paper="Wah et al., The Caltech-UCSD Birds-200-2011 Dataset, CNS-TR-2011-001",
+        home=HOME,
+        licence="none stated; images belong to their photographers, for non-commercial research",
+        disk="1.2 GB",
+        outputs=CLASSES,
+        train=TRAIN,
+        test=TEST,
+        split="official",
+        leaks="some test images are in ImageNet's training split (says the home page)",
+    )
     landmark_classes = (0, 1, 2)  # the albatrosses CUB-001, -002, -003, by themselves in the tables of papers
 
     def __init__(self, classes: int | None = None, **kwargs: Any) -> None:

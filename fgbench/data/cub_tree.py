@@ -13,15 +13,16 @@ the first column the image's number::
     parts/part_locs.txt       image number, part number, x, y, visible
 """
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64
 from numpy import ndarray
 
+from fgbench.data.files import check_images, check_lines
 from fgbench.data.listing import Listing
-from fgbench.data.text import DataError, read_lines
+from fgbench.data.text import DataError, read_lines, read_text
 
 FILES = (
     "classes.txt",
@@ -50,7 +51,7 @@ def read_tree(root: Path, classes: int | None = None, advice: str = "") -> Listi
         if missing:
             raise DataError(f"{root}: missing {', '.join(missing)}")
         listing = _read(root, classes)
-        _check_images(listing)
+        check_images(listing)
     except DataError as error:
         raise DataError(f"{error}. {advice}".rstrip(" .") + ".") from None
     return listing
@@ -66,13 +67,13 @@ def _read(root: Path, classes: int | None) -> Listing:
     split = _table(root / "train_test_split.txt", 2, ids)[:, 1]
     box = _table(root / "bounding_boxes.txt", 5, ids)[:, 1:]
     part = _table(root / "parts/part_locs.txt", 5, np.repeat(ids, len(part_ids))).reshape(len(ids), len(part_ids), 5)
-    _check(root / "image_class_labels.txt", np.isin(label, label_ids), "class is not one of classes.txt")
-    _check(root / "train_test_split.txt", np.isin(split, (0, 1)), "split is neither 1 (train) nor 0 (test)")
-    _check(
+    check_lines(root / "image_class_labels.txt", np.isin(label, label_ids), "class is not one of classes.txt")
+    check_lines(root / "train_test_split.txt", np.isin(split, (0, 1)), "split is neither 1 (train) nor 0 (test)")
+    check_lines(
         root / "bounding_boxes.txt", np.logical_and.reduce(box[:, 2:] > 0, axis=1), "width or height is not positive"
     )
     rows = (part[:, :, 1] == part_ids) & np.isin(part[:, :, 4], (0, 1))
-    _check(root / "parts/part_locs.txt", rows.reshape(-1), "parts must run as in parts.txt, visible must be 0 or 1")
+    check_lines(root / "parts/part_locs.txt", rows.reshape(-1), "parts must run as in parts.txt, visible is 0 or 1")
     count = len(label_names) if classes is None else classes
     if not 1 <= count <= len(label_names):
         raise DataError(f"classes: {classes} asked for, but {root / 'classes.txt'} has {len(label_names)}")
@@ -112,9 +113,9 @@ def _names(path: Path) -> tuple[Int64[ndarray, " n"], list[str]]:
 
 def _table(path: Path, columns: int, ids: Int64[ndarray, " n"]) -> Float[ndarray, "n c"]:
     """A file of numbers whose first column must be ``ids``, in this order."""
+    text = read_text(path)
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            table = np.loadtxt(file, dtype=np.float64, comments=None, ndmin=2)
+        table = np.loadtxt(io.StringIO(text), dtype=np.float64, comments=None, ndmin=2)
         whole = table.shape[1] == columns and bool(np.isfinite(table).all())
     except ValueError:
         whole = False
@@ -142,22 +143,3 @@ def _slow_table(path: Path, columns: int) -> Float[ndarray, "n c"]:
             raise DataError(f"{path}, line {i}: expected {columns} numbers, found {line!r}")
         rows.append(row)
     return np.array(rows, np.float64)
-
-
-def _check(path: Path, good: ndarray, complaint: str) -> None:
-    bad = np.flatnonzero(~good)
-    if len(bad):
-        raise DataError(f"{path}, line {int(bad[0]) + 1}: {complaint}")
-
-
-def _check_images(listing: Listing) -> None:
-    """One look into each folder instead of one question a file (slow on network disks)."""
-    names = [bytes(name).decode() for name in listing.names]
-    there: set[str] = set()
-    for folder in {os.path.dirname(name) for name in names}:
-        if (listing.folder / folder).is_dir():
-            there.update(os.path.join(folder, entry.name) for entry in os.scandir(listing.folder / folder))
-    absent = [name for name in names if name not in there]
-    if absent:
-        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        raise DataError(f"{listing.folder}: {len(absent):,} of {len(names):,} listed images are absent: {shown}")

@@ -25,10 +25,18 @@ class ImageDataset(Dataset[Batch]):
         view: what is to be seen of them.
         seed: with image and draw it decides the random choices of the view.
         cache: ``ram`` keeps decoded files in memory (of each worker process): 3 bytes a pixel.
+        bottom: rows of pixels at the bottom of each file that are no part of the image.
     """
 
-    def __init__(self, listing: Listing, view: View, seed: int = 0, cache: Literal["none", "ram"] = "none") -> None:
-        self.listing, self.view, self.seed, self.cache = listing, view, seed, cache
+    def __init__(
+        self,
+        listing: Listing,
+        view: View,
+        seed: int = 0,
+        cache: Literal["none", "ram"] = "none",
+        bottom: int = 0,
+    ) -> None:
+        self.listing, self.view, self.seed, self.cache, self.bottom = listing, view, seed, cache, bottom
         self._augment = Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
         self._kept: dict[int, ndarray] = {}
@@ -37,10 +45,11 @@ class ImageDataset(Dataset[Batch]):
         return len(self.listing.names)
 
     def pixels(self, row: int) -> UInt8[ndarray, "h w 3"]:
-        """The decoded file."""
+        """The decoded file, without what is no part of the image."""
         if row in self._kept:
             return self._kept[row]
         image = read_image(self.listing.path(row))
+        image = image[: len(image) - self.bottom]
         if self.cache == "ram":
             self._kept[row] = image
         return image

@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64, Shaped
 from numpy import ndarray
 
-Split = Literal["train", "val", "test"]
-SPLITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
+Split = Literal["train", "val", "test", "fit"]
+"""``fit``: what landmark regressors are fitted on; the train split, unless a dataset has a list of its own for it."""
+
+SPLITS: dict[Split, tuple[int, ...]] = {"train": (0, 4), "test": (1,), "val": (2, 5), "fit": (3, 4, 5)}
+"""Which values of ``Listing.split`` make a split; an image of a fitting list may also train or validate."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Listing:
             worker process that counts references to it).
         image_id: position in the dataset's published order, whatever part of it this listing holds.
         target: class index; or attributes, 0 or 1.
-        split: 0 train, 1 test, 2 validation (see ``with_validation``).
+        split: 0 train, 1 test, 2 validation (official, or see ``with_validation``); where a list of its own says what
+            landmark regressors are fitted on, also 3 only fit, 4 train and fit, 5 validation and fit.
         boxes: ``x0 y0 x1 y1`` of all images, one after the other.
         box_start: image ``i`` has the boxes ``box_start[i]`` to ``box_start[i + 1]``, the last not included. An image
             with many boxes so costs no other image anything. One box each: ``np.arange(n + 1)``; none at all:
@@ -83,7 +87,9 @@ class Listing:
 
     def rows(self, split: Split) -> Int64[ndarray, " r"]:
         """Rows of a split, in published order."""
-        return np.flatnonzero(self.split == SPLITS[split])
+        if split == "fit" and not np.isin(self.split, SPLITS["fit"]).any():
+            split = "train"
+        return np.flatnonzero(np.isin(self.split, SPLITS[split]))
 
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.
@@ -96,6 +102,8 @@ class Listing:
             raise ValueError(f"val_fraction is {fraction}, but must be in [0, 1), e.g. 0.1")
         if not fraction:
             return self
+        if len(self.rows("val")):
+            raise ValueError("there is an official validation split: leave val_fraction at 0")
         split, rows = self.split.copy(), self.rows("train")
         rank = np.array([hashlib.sha256(bytes(self.names[row])).digest() for row in rows], dtype="S32")
         stratum = self.target[rows] if self.target.ndim == 1 else np.zeros(len(rows), np.int64)

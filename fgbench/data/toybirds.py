@@ -26,6 +26,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from fgbench.data.base import BenchDataModule, knobs_digest
+from fgbench.data.card import Card
 from fgbench.data.cub_tree import read_tree
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
@@ -54,6 +55,18 @@ class ToyBirds(BenchDataModule):
     name = "toybirds"
     landmark_frame = "box"
     has_boxes = True
+    card = Card(
+        title="toybirds",
+        paper="none: drawn by this project",
+        home="here",
+        licence="that of this project",
+        disk="0.1 GB",
+        outputs=10,
+        train=1000,
+        test=1000,
+        split="odd numbers of each class train (knobs: classes, images)",
+        leaks="none: drawn",
+    )
 
     def __init__(
         self,

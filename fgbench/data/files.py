@@ -1,0 +1,135 @@
+"""Annotation files as arrays: text tables, MATLAB structs, VOC boxes. What is wrong with one names file and line."""
+
+import io
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+
+from fgbench.data.listing import Listing
+from fgbench.data.text import DataError, read_text
+
+
+def table_of(path: Path, columns: int, skip: int = 0) -> tuple[list[str], Float[ndarray, "n c"]]:
+    """A text table whose first column is a name without blanks and whose other ``columns`` are numbers.
+
+    Args:
+        path: the file; columns are separated by any number of blanks.
+        columns: of numbers.
+        skip: lines of heading.
+    """
+    import pandas as pd
+
+    text = read_text(path)
+    try:
+        frame = pd.read_csv(
+            io.StringIO(text), sep=r"\s+", header=None, skiprows=skip, dtype={0: str}, keep_default_na=False
+        )
+        numbers = frame.iloc[:, 1:].to_numpy(np.float64)
+        whole = numbers.shape[1] == columns and bool(np.isfinite(numbers).all())
+    except ValueError:  # pandas' own errors are of this kind
+        whole = False
+    if not whole:
+        return _slow_table(path, text.splitlines(), columns, skip)
+    return frame[0].tolist(), numbers
+
+
+def _slow_table(path: Path, lines: list[str], columns: int, skip: int) -> tuple[list[str], Float[ndarray, "n c"]]:
+    """Line by line, to name the damaged one; only for files that cannot be read at once."""
+    names, rows = [], []
+    for number, line in enumerate(lines[skip:], start=skip + 1):
+        name, *words = line.split() or [""]
+        try:
+            row = [float(word) for word in words]
+        except ValueError:
+            row = []
+        if len(row) != columns or not np.isfinite(row).all():
+            raise DataError(f"{path}, line {number}: expected a name and {columns} numbers, found {line[:80]!r}")
+        names.append(name)
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{path}: has a heading, but no line below it")
+    return names, np.array(rows, np.float64)
+
+
+def check_lines(path: Path, good: Bool[ndarray, " n"], complaint: str, skip: int = 0) -> None:
+    """Name the first line that is not good.
+
+    Raises:
+        DataError: if there is one.
+    """
+    bad = np.flatnonzero(~good)
+    if len(bad):
+        raise DataError(f"{path}, line {int(bad[0]) + 1 + skip}: {complaint}")
+
+
+def mat_of(path: Path, *names: str) -> tuple[Any, ...]:
+    """Variables of a MATLAB file, one-element axes dropped; cells of strings are arrays of ``str``.
+
+    Raises:
+        DataError: the file is missing or damaged, or has no such variable.
+    """
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path, squeeze_me=True)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except Exception as error:  # a damaged file raises whatever its bytes lead the parser to
+        raise DataError(f"{path}: not a MATLAB file, or damaged ({error})") from None
+    for name in names:
+        if name not in content:
+            found = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
+            raise DataError(f"{path}: has no variable {name!r}, but {found}")
+    return tuple(np.atleast_1d(content[name]) for name in names)
+
+
+def voc_boxes(path: Path) -> Float[ndarray, "n 4"]:
+    """``x0 y0 x1 y1`` of every object of an annotation in the layout of PASCAL VOC, as written.
+
+    Raises:
+        DataError: the file is missing, no XML, or has no object with a box of positive area.
+    """
+    try:
+        root = ET.fromstring(path.read_bytes())
+        boxes = [[float(box.findtext(side, "")) for side in _SIDES] for box in root.iterfind("object/bndbox")]
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (ET.ParseError, ValueError) as error:
+        raise DataError(f"{path}: not an annotation in XML with xmin, ymin, xmax, ymax ({error})") from None
+    found = np.array(boxes, np.float64).reshape(-1, 4)
+    if not len(found) or not (found[:, 2:] > found[:, :2]).all():
+        raise DataError(f"{path}: has no object, or one whose box has no area")
+    return found
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def ragged(boxes: Sequence[Float[ndarray, "_ 4"]]) -> tuple[Float[ndarray, "t 4"], Int64[ndarray, " n1"]]:
+    """The boxes of all images one after the other, and where those of each image start (``Listing.box_start``)."""
+    start = np.zeros(len(boxes) + 1, np.int64)
+    np.cumsum([len(of_one) for of_one in boxes], out=start[1:])
+    return np.concatenate([np.zeros((0, 4)), *boxes]), start
+
+
+def check_images(listing: Listing) -> None:
+    """One look into each folder instead of one question a file (slow on network disks).
+
+    Raises:
+        DataError: listed images are absent; says how many, and names the first.
+    """
+    names = [bytes(name).decode() for name in listing.names]
+    there: set[str] = set()
+    for folder in {os.path.dirname(name) for name in names}:
+        if (listing.folder / folder).is_dir():
+            there.update(os.path.join(folder, entry.name) for entry in os.scandir(listing.folder / folder))
+    absent = [name for name in names if name not in there]
+    if absent:
+        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        raise DataError(f"{listing.folder}: {len(absent):,} of {len(names):,} listed images are absent: {shown}")
