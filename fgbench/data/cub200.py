@@ -78,7 +78,7 @@ class CUB200(BenchDataModule):
     def prepare_data(self) -> None:
         """Say where to get the data when it is not there; nothing is downloaded."""
         if not (self.tree() / "images.txt").is_file():
-            raise DataError(f"{self.tree()}: no images.txt. {self._advice()}.")
+            raise DataError(f"{self.name}: {self.tree()}: no images.txt. {self._advice()}.")
 
     def _advice(self) -> str:
         return f"Unpack CUB_200_2011.tgz from {HOME} into {self.root}, or say where it is with --machine.data_root"

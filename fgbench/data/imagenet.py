@@ -98,6 +98,7 @@ class ImageNet(PublishedClasses):
             split=np.repeat([0, 1], [trained, len(truth)]),
             boxes=corners,
             box_start=start,
+            image_id=np.concatenate([np.arange(trained), sum(counts) + np.arange(len(truth))]),
         )
         return self.make_listing(rows, tree, words, tree / DEVKIT / "meta.mat")
 

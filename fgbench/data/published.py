@@ -63,7 +63,7 @@ class Published(BenchDataModule):
             self.check_splits(listing)
             check_images(listing)
         except DataError as error:
-            raise DataError(f"{str(error).rstrip('. ')}. {self.advice()}.") from None
+            raise DataError(f"{error}. {self.advice()}.") from None
         return listing
 
     def check_splits(self, listing: Listing) -> None:
@@ -135,7 +135,7 @@ class PublishedClasses(Published):
         return Listing(
             folder=folder,
             names=rows.names[keep],
-            image_id=keep.astype(np.int64),
+            image_id=(np.arange(len(wanted)) if rows.image_id is None else rows.image_id)[keep],
             target=rows.target[keep],
             split=rows.split[keep],
             boxes=np.zeros((0, 4)) if rows.boxes is None else rows.boxes[np.repeat(wanted, count)],
@@ -157,6 +157,7 @@ class Rows:
         split: 0 train, 1 test.
         boxes: ``x0 y0 x1 y1``, one for each image, or as ``box_start`` says; None where the dataset has no boxes.
         box_start: where the boxes of each image start, see ``Listing``.
+        image_id: position in the published order, where some images before have been left out.
     """
 
     names: Shaped[ndarray, " n"]
@@ -164,6 +165,7 @@ class Rows:
     split: Int64[ndarray, " n"]
     boxes: Float[ndarray, "t 4"] | None = None
     box_start: Int64[ndarray, " n1"] | None = None
+    image_id: Int64[ndarray, " n"] | None = None
 
 
 def as_bytes(names: list[str]) -> Shaped[ndarray, " n"]:

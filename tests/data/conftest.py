@@ -1,31 +1,47 @@
-"""Datasets small enough for every test: toybirds of 48 px, and a tree in the layout of CUB-200-2011 with odd images."""
+"""Datasets small enough for every test: the fakes, and toybirds of 48 px ready to use."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from fakes import FAKES
+from fakes.toybirds import ARGUMENTS
 
-PARTS = [
-    *("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape"),
-    *("right eye", "right leg", "right wing", "tail", "throat"),
-]
-
-
-@pytest.fixture(scope="session")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the small toybirds are drawn once for all tests."""
-    return tmp_path_factory.mktemp("toys")
+import fgbench.data
 
 
 @pytest.fixture(scope="session")
-def toybirds(toy_root: Path) -> Callable:
-    """Datamodules of 36 toybirds (3 species, 18 train, 18 test, 48 px), ready to use."""
-    from fgbench.data import ToyBirds
+def fake_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Root of a dataset's fake, written once for all tests, which leave it as it is."""
+    roots: dict[str, Path] = {}
 
-    def make(**kwargs):
-        data = ToyBirds(**{"num_classes": 3, "num_images": 36, "image_size": 48, "root": str(toy_root), **kwargs})
+    def root(name: str) -> Path:
+        if name not in roots:
+            roots[name] = tmp_path_factory.mktemp(name)
+            FAKES[name].write(roots[name])
+        return roots[name]
+
+    return root
+
+
+@pytest.fixture
+def fake_copy(fake_root, tmp_path: Path) -> Callable[[str], Path]:
+    """Root of a dataset's fake that a test may damage."""
+
+    def root(name: str) -> Path:
+        return Path(shutil.copytree(fake_root(name), tmp_path / "damaged"))
+
+    return root
+
+
+@pytest.fixture(scope="session")
+def open_fake() -> Callable:
+    """The datamodule of a fake, ready to use."""
+
+    def make(name: str, root: Path, **kwargs) -> fgbench.data.BenchDataModule:
+        kind = getattr(fgbench.data, fgbench.data.DATASETS[name])
+        data = kind(**{"root": str(root), **FAKES[name].arguments, **kwargs})
         data.prepare_data()
         data.setup("fit")
         return data
@@ -33,30 +49,23 @@ def toybirds(toy_root: Path) -> Callable:
     return make
 
 
+@pytest.fixture(scope="session")
+def toy_root(fake_root) -> Path:
+    """A folder in which the small toybirds are drawn once for all tests."""
+    return fake_root("toybirds")
+
+
+@pytest.fixture(scope="session")
+def toybirds(toy_root: Path, open_fake) -> Callable:
+    """Datamodules of 36 toybirds (3 species, 18 train, 18 test, 48 px), ready to use."""
+
+    def make(**kwargs):
+        return open_fake("toybirds", toy_root, **{**ARGUMENTS, **kwargs})
+
+    return make
+
+
 @pytest.fixture
-def cub(tmp_path: Path) -> Path:
+def cub(fake_copy) -> Path:
     """A root with a fake ``CUB_200_2011``: 3 classes of 4 JPEG images, non-square, the third grey; 15 parts."""
-    root = tmp_path / "CUB_200_2011"
-    rng = np.random.default_rng(0)
-    names, sizes = [], [(60, 80), (80, 60), (61, 83), (50, 90)]
-    for label in range(3):
-        folder = f"{label + 1:03d}.Bird_{label}"
-        (root / "images" / folder).mkdir(parents=True)
-        for i, (height, width) in enumerate(sizes):
-            names.append(f"{folder}/Bird_{label}_{i}.jpg")
-            pixels = rng.integers(0, 256, (height, width) if i == 2 else (height, width, 3), dtype=np.uint8)
-            cv2.imwrite(str(root / "images" / names[-1]), pixels)
-    (root / "parts").mkdir()
-    tables = {
-        "classes.txt": [f"{i + 1:03d}.Bird_{i}" for i in range(3)],
-        "images.txt": names,
-        "image_class_labels.txt": [i // 4 + 1 for i in range(12)],
-        "train_test_split.txt": [int(i % 4 < 2) for i in range(12)],
-        "bounding_boxes.txt": [f"{5 + i}.0 {7 + i}.0 30.0 20.5" for i in range(12)],
-        "parts/parts.txt": PARTS,
-    }
-    for name, values in tables.items():
-        (root / name).write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, start=1)))
-    locations = [f"{i} {p} {10 + i + p}.0 {12 + i}.5 {int(p % 5 > 0)}\n" for i in range(1, 13) for p in range(1, 16)]
-    (root / "parts/part_locs.txt").write_text("".join(locations))
-    return tmp_path
+    return fake_copy("cub200")

@@ -1,6 +1,6 @@
-"""Tiny trees exactly as the authors distribute them: file names, formats, encodings and quirks. The only source of fakes.
+"""Tiny trees exactly as the authors distribute them: file names, formats, encodings, quirks. The only source of fakes.
 
-A new dataset adds a module with ``FAKE`` (``FAKES`` finds it by the dataset's name) and so is under every contract test.
+A new dataset adds a module of its name with ``FAKE``, and so is under every contract test.
 """
 
 from collections.abc import Callable, Mapping

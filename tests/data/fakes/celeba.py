@@ -1,8 +1,9 @@
-"""CelebA: a count, a line of names with a blank at its end, numbers set in columns of two or more characters; 20 faces."""
+"""CelebA: a count, a line of names with a blank at its end, numbers set in columns of two or more; 20 faces."""
 
 from pathlib import Path
 
 import numpy as np
+
 from fakes import Fake, edit_lines
 from fakes.pictures import write_picture
 
@@ -53,7 +54,8 @@ def write(root: Path) -> None:
 
 def empty(root: Path) -> None:
     edit_lines(
-        root / TREE / "Eval/list_eval_partition.txt", lambda lines: [line[:-1] + line[-1].replace("2", "0") for line in lines]
+        root / TREE / "Eval/list_eval_partition.txt",
+        lambda lines: [line[:-1] + line[-1].replace("2", "0") for line in lines],
     )
 
 

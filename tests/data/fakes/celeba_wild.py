@@ -29,7 +29,14 @@ def box(i: int) -> list[int]:
 def marks(i: int) -> list[int]:
     x, y, width, height = box(i)
     return [
-        *(x + width // 4, y + height // 3, x + 3 * width // 4, y + height // 3 + i % 3, x + width // 2, y + height // 2),
+        *(
+            x + width // 4,
+            y + height // 3,
+            x + 3 * width // 4,
+            y + height // 3 + i % 3,
+            x + width // 2,
+            y + height // 2,
+        ),
         *(x + width // 3, y + 3 * height // 4, x + 2 * width // 3, y + 3 * height // 4),
     ]
 

@@ -6,7 +6,11 @@ from fakes import Fake
 from fakes.pictures import SIZES, write_picture
 
 TREE = "fgvc-aircraft-2013b"
-VARIANTS = [("707-320", "Boeing 707", "Boeing"), ("BAE 146-200", "BAE 146", "British Aerospace"), ("F-16A/B", "F-16", "GD")]
+VARIANTS = [
+    ("707-320", "Boeing 707", "Boeing"),
+    ("BAE 146-200", "BAE 146", "British Aerospace"),
+    ("F-16A/B", "F-16", "GD"),
+]
 
 
 def box(i: int) -> tuple[int, int, int, int]:

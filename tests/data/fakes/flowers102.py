@@ -1,11 +1,12 @@
-"""Oxford Flowers 102: labels from 1 in the order of the images, which is not that of the classes; three sets of numbers."""
+"""Oxford Flowers 102: labels from 1 in the order of the images, not of the classes; three sets of numbers."""
 
 from pathlib import Path
 
 import numpy as np
+from scipy.io import savemat
+
 from fakes import Fake
 from fakes.pictures import SIZES, write_picture
-from scipy.io import savemat
 
 TREE = "flowers-102"
 LABELS = [3, 1, 2, 2, 3, 1, 1, 2, 3, 3, 1, 2]

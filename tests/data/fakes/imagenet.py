@@ -1,11 +1,12 @@
-"""ImageNet: synsets with groups among them, numbered otherwise than sorted; several objects to a box file; CMYK and a PNG."""
+"""ImageNet: synsets with a group among them, numbered otherwise than sorted; several objects; CMYK and a PNG."""
 
 from pathlib import Path
 
 import numpy as np
+from scipy.io import savemat
+
 from fakes import Fake
 from fakes.pictures import SIZES, struct, write_picture, write_voc
-from scipy.io import savemat
 
 TREE, DEVKIT = "imagenet", "imagenet/ILSVRC2012_devkit_t12/data"
 SYNSETS = [  # number, WordNet id, words, children, training images

@@ -1,4 +1,4 @@
-"""MIT Indoor Scenes: lists in no order, without an end of the last line; blanks in names; CMYK, grey, GIF, all named .jpg."""
+"""MIT Indoor Scenes: lists in no order, no end of the last line, blanks in names; CMYK, grey, GIF, all named .jpg."""
 
 from pathlib import Path
 

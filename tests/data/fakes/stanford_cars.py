@@ -1,11 +1,12 @@
-"""Stanford Cars: structs of the devkit, classes and pixels counted from 1, labels of the test images in a file of their own."""
+"""Stanford Cars: structs, classes and pixels counted from 1, labels of the test images in a file of their own."""
 
 from pathlib import Path
 
 import numpy as np
+from scipy.io import savemat
+
 from fakes import Fake
 from fakes.pictures import SIZES, cell, struct, write_picture
-from scipy.io import savemat
 
 TREE = "stanford_cars"
 NAMES = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"]

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from scipy.io import savemat
+
 from fakes import Fake
 from fakes.pictures import SIZES, cell, write_picture, write_voc
-from scipy.io import savemat
 
 TREE = "stanford_dogs"
 BREEDS = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02105855-Shetland_sheepdog"]
