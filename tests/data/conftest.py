@@ -1,4 +1,4 @@
-"""Datasets small enough for every test: the fakes, and toybirds of 48 px ready to use."""
+"""Datasets small enough for every test: the fakes opened, and toybirds of 48 px."""
 
 import shutil
 from collections.abc import Callable
@@ -9,20 +9,6 @@ from fakes import FAKES
 from fakes.toybirds import ARGUMENTS
 
 import fgbench.data
-
-
-@pytest.fixture(scope="session")
-def fake_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Root of a dataset's fake, written once for all tests, which leave it as it is."""
-    roots: dict[str, Path] = {}
-
-    def root(name: str) -> Path:
-        if name not in roots:
-            roots[name] = tmp_path_factory.mktemp(name)
-            FAKES[name].write(roots[name])
-        return roots[name]
-
-    return root
 
 
 @pytest.fixture
