@@ -315,6 +315,7 @@ def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], 
         use_distributed_sampler=False,  # it pads; the datamodule's samplers are exact
         inference_mode=False,  # explanations need gradients of activations
         num_sanity_val_steps=0,
+        limit_val_batches=0 if tree["selection"] == "last" else 1.0,  # nobody would look at it
         logger=logger or False,
         log_every_n_steps=10,
         callbacks=[*callbacks, *shown],

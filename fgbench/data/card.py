@@ -19,6 +19,7 @@ class Card:
         split: whose split it is.
         validation: what is used to choose epochs or hyper-parameters.
         leaks: what is known of test images that others have been trained on.
+        landmarks: annotated in each image.
         by_hand: what must be unpacked by hand, since no tool of Python's does it.
         val: images of an official validation split that stays one.
         fit: images on which landmark regressors are fitted, where these are not the training images.
@@ -35,6 +36,7 @@ class Card:
     split: str
     validation: str = "10 % cut of the training images, by `val_fraction: 0.1`"
     leaks: str = "none known"
+    landmarks: int = 0
     by_hand: str = ""
     val: int = 0
     fit: int = 0

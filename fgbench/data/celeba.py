@@ -53,6 +53,7 @@ class CelebA(Published):
         test=19962,
         split="official, by people",
         validation="the official validation split; `val_fraction` is refused",
+        landmarks=5,
     )
     archives = (
         Archive("img_align_celeba.zip", holds="celeba/Img/img_align_celeba", into="celeba/Img", size_gb=1.44),

@@ -21,7 +21,7 @@ from numpy import ndarray
 from fgbench.data.files import check_lines, table_of
 from fgbench.data.listing import Listing
 from fgbench.data.published import as_bytes
-from fgbench.data.text import DataError, read_lines
+from fgbench.data.text import DataError, read_text
 
 ATTRIBUTES = 40
 LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")  # left in the image
@@ -51,7 +51,7 @@ def read_attributes(tree: Path) -> tuple[list[str], tuple[str, ...], Float[ndarr
     """Files, names of the attributes, and the attributes as 0 or 1."""
     path = annotation(tree, MARKER)
     names, values = _headed(path, ATTRIBUTES)
-    labels = tuple(read_lines(path)[1].split())
+    labels = tuple(read_text(path).split("\n", 2)[1].split())
     if len(labels) != ATTRIBUTES:
         raise DataError(f"{path}, line 2: expected {ATTRIBUTES} names of attributes, found {len(labels)}")
     check_lines(path, (np.abs(values) == 1).all(axis=1), "an attribute is neither 1 nor -1", skip=2)
@@ -136,7 +136,7 @@ def first_of_each(split: Int64[ndarray, " n"], most: int | None) -> Int64[ndarra
 def _headed(path: Path, columns: int) -> tuple[list[str], Float[ndarray, "n c"]]:
     """A table under its count and its names."""
     names, values = table_of(path, columns, skip=2)
-    count = read_lines(path)[0].strip()
+    count = read_text(path).partition("\n")[0].strip()
     if count != str(len(names)):
         raise DataError(f"{path}, line 1: says {count} images, but {len(names):,} lines follow")
     return names, values

@@ -79,6 +79,7 @@ class CelebAWild(CelebA):
         test=283,
         split="faces of 30 % of the image or more; MAFL's lists fit the landmarks' regressors and test",
         validation="the official validation images without those of the test list",
+        landmarks=5,
     )
     archives = (
         *(Archive(name, holds=f"celeba/Anno/{name}", into="celeba/Anno") for name in files.ORIGINAL),

@@ -53,6 +53,7 @@ class CUB200(BenchDataModule):
         test=TEST,
         split="official",
         leaks="some test images are in ImageNet's training split (says the home page)",
+        landmarks=15,
     )
     landmark_classes = (0, 1, 2)  # the albatrosses CUB-001, -002, -003, by themselves in the tables of papers
 

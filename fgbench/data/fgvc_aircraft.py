@@ -104,9 +104,8 @@ class FGVCAircraft(PublishedClasses):
         place = {number: i for i, number in enumerate(boxed)}
         absent = [number for number in numbers if number not in place]
         if absent:
-            raise DataError(
-                f"{data / 'images_box.txt'}: has no box of image {absent[0]}, nor of {len(absent) - 1} others"
-            )
+            others = f", nor of {len(absent) - 1:,} others" if len(absent) > 1 else ""
+            raise DataError(f"{data / 'images_box.txt'}: has no box of image {absent[0]}{others}")
         boxes = corners[[place[number] for number in numbers]] - np.array([1.0, 1.0, 0.0, 0.0])
         rows = Rows(
             names=as_bytes([f"{number}.jpg" for number in numbers]),

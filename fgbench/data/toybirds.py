@@ -66,6 +66,7 @@ class ToyBirds(BenchDataModule):
         test=1000,
         split="odd numbers of each class train (knobs: classes, images)",
         leaks="none: drawn",
+        landmarks=15,
     )
 
     def __init__(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fgbench.data.listing import Listing, copied_size
 
@@ -64,3 +65,33 @@ def test_digest_knows_groups_and_copies_and_not_sizes():
 def test_copies_are_never_larger_than_their_originals():
     sizes = np.array([[800, 700], [600, 800], [400, 801], [3000, 1201], [1, 1]], np.int32)
     assert copied_size(sizes, 600).tolist() == [[685, 600], [600, 800], [400, 801], [1498, 600], [1, 1]]
+
+
+def test_an_image_may_fit_regressors_and_train_or_validate_and_by_default_what_trains_fits():
+    listing = _listing([1] * 8)
+    assert listing.rows("fit").tolist() == listing.rows("train").tolist() == [0, 2, 4, 6]
+    codes = replace(listing, split=np.array([0, 1, 2, 3, 4, 5, 0, 1]))
+    found = {split: codes.rows(split).tolist() for split in ("train", "test", "val", "fit")}
+    assert found == {"train": [0, 4, 6], "test": [1, 7], "val": [2, 5], "fit": [3, 4, 5]}
+
+
+def test_no_second_validation_split_is_cut_where_there_is_one():
+    listing = replace(_listing([1] * 8), split=np.array([0, 1, 2, 0, 0, 1, 0, 0]))
+    with pytest.raises(ValueError, match="official validation split"):
+        listing.with_validation(0.5)
+
+
+def test_the_cut_is_of_each_class_those_whose_names_hash_lowest():
+    listing = replace(
+        _listing([0] * 40),
+        target=np.arange(40) % 3,
+        split=np.zeros(40, np.int64),
+        names=np.array([f"{i:03d}.jpg".encode() for i in range(40)]),
+    )
+    expected = []
+    for label in range(3):
+        mine = [row for row in range(40) if row % 3 == label]
+        order = sorted(mine, key=lambda row: hashlib.sha256(f"{row:03d}.jpg".encode()).hexdigest())
+        expected += order[: round(0.1 * len(mine))]
+    assert listing.with_validation(0.1).rows("val").tolist() == sorted(expected)
+    assert set(expected) < set(listing.with_validation(0.3).rows("val").tolist())

@@ -1,0 +1,54 @@
+"""docs/protocols.md is what the datamodules and the YAML files say."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from fgbench.data import DATASETS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("protocols", ROOT / "tools/protocols.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(tool):
+    page = tool.PAGE.read_text()
+    assert page == tool.replaced(page), "docs/protocols.md is stale: python tools/protocols.py"
+
+
+def test_a_change_of_a_dataset_or_of_its_view_makes_the_page_stale(tool, monkeypatch):
+    import fgbench.data
+
+    page = tool.PAGE.read_text()
+    monkeypatch.setattr(fgbench.data.StanfordDogs, "has_boxes", False)
+    assert tool.replaced(page) != page
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        tool, "read_yaml", lambda path, read=tool.read_yaml: {**read(path), "trainer": {"max_epochs": 7}}
+    )
+    assert tool.replaced(page) != page
+
+
+def test_what_is_around_the_made_part_stays(tool):
+    before = f"above\n{tool.BEGIN}\nold\n{tool.END}\nbelow\n"
+    after = tool.replaced(before)
+    assert after.startswith("above\n")
+    assert after.endswith("below\n")
+    assert "old" not in after
+    assert tool.replaced(after) == after
+    assert all(f"**{name}**" in after for name in DATASETS)
+
+
+def test_a_view_is_said_as_it_is(tool):
+    view = {"resize": "short", "size": 448, "crop": "random", "crop_size": 416, "flip": 0.5, "brightness": 0.1}
+    assert tool.say_view(view) == "short side 448, random 416 crop, flip, brightness ± 10 %"
+    assert tool.say_view({"resize": "squash", "size": 224, "multiple": 16}).endswith("multiples of 16")
+    assert tool.say_view({}) == "whole image"
+    assert tool.say_view(None) == "the test view"

@@ -1,0 +1,99 @@
+"""Brings the datasets' section of docs/protocols.md up to date: ``python tools/protocols.py``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import fgbench.data  # noqa: E402
+from fgbench.cells import EXPERIMENTS, read_yaml  # noqa: E402
+from fgbench.data import BenchDataModule, View  # noqa: E402
+
+PAGE = ROOT / "docs/protocols.md"
+BEGIN = "<!-- made by tools/protocols.py from fgbench/data and experiments/datasets: do not edit up to the end mark -->"
+END = "<!-- end of what tools/protocols.py made -->"
+RESIZE = {"none": "whole image", "short": "short side {}", "squash": "squashed to {0} x {0}"}
+FRAME = {"box": "sides of the box", "interocular": "inter-ocular distance"}
+
+
+def say_view(arguments: dict | None) -> str:
+    """A view in words."""
+    if arguments is None:
+        return "the test view"
+    view = View(**arguments)
+    words = [RESIZE[view.resize].format(view.size)]
+    words += [f"{view.crop} {view.crop_size} crop"] if view.crop != "none" else []
+    words += [f"sides cut to multiples of {view.multiple}"] if view.multiple > 1 else []
+    words += ["flip"] if view.flip else []
+    words += [f"brightness ± {100 * view.brightness:.0f} %"] if view.brightness else []
+    return ", ".join(words)
+
+
+def say_annotations(kind: type[BenchDataModule]) -> str:
+    """What is known of an image."""
+    words = [f"{kind.card.outputs:,} {'classes' if kind.target == 'class' else 'attributes'}"]
+    words += ["boxes"] if kind.has_boxes else []
+    words += [f"{kind.card.landmarks} landmarks"] if kind.landmark_frame else []
+    return ", ".join(words)
+
+
+def say_metrics(kind: type[BenchDataModule]) -> str:
+    """The columns of the leaderboard that can be filled."""
+    words = ["`accuracy`", *(["`class_accuracy`"] if kind.target == "class" else [])]
+    words += [f"`landmark_error` ({FRAME[kind.landmark_frame]})"] if kind.landmark_frame else []
+    words += ["`pointing_error`"] if kind.has_boxes else []
+    return ", ".join(words)
+
+
+def say_source(kind: type[BenchDataModule]) -> str:
+    """Archives and what they take."""
+    files = [f"`{a.name}`" + (f" ({a.size_gb:g} GB)" if a.size_gb >= 0.1 else "") for a in kind.archives]
+    files = [kind.card.by_hand, *files] if kind.card.by_hand else files
+    return f"{', '.join(files) or 'nothing to get'}; {kind.card.disk} on disk"
+
+
+def table(heading: list[str], rows: list[list[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *rows)]
+
+
+def render() -> str:
+    """Everything between the marks."""
+    kinds = {name: getattr(fgbench.data, kind) for name, kind in fgbench.data.DATASETS.items()}
+    counts, views, notes = [], [], []
+    for name, kind in kinds.items():
+        card, config = kind.card, read_yaml(EXPERIMENTS / f"datasets/{name}.yaml")
+        arguments = config["data"]["init_args"]
+        validation = f"{card.val:,}" if card.val else "official" if kind.has_validation else "cut"
+        train = f"{card.train:,}" + (f" (fit: {card.fit:,})" if card.fit else "")
+        counts.append([f"`{name}`", train, validation, f"{card.test:,}", say_annotations(kind), say_metrics(kind)])
+        seen = [say_view(arguments.get(f"{view}_view")) for view in ("train", "test", "locate")]
+        if not (kind.has_boxes or kind.landmark_frame):
+            seen[2] = ""
+        views.append([f"`{name}`", *seen, str(arguments["batch_size"]), str(config["trainer"]["max_epochs"])])
+        notes.append(
+            f"**{name}**: {card.title}. {card.paper}. *Split:* {card.split}. *Validation:* {card.validation}. "
+            f"*Known leaks:* {card.leaks}. *Licence:* {card.licence}. *Files:* {say_source(kind)}."
+        )
+    return "\n".join(
+        [
+            *table(["dataset", "train", "validation", "test", "annotations", "metrics"], counts),
+            "",
+            "What every method sees where no recipe says otherwise (`experiments/datasets`):",
+            "",
+            *table(["dataset", "training view", "test view", "landmarks and pointing", "batch", "epochs"], views),
+            "",
+            "\n\n".join(notes),
+        ]
+    )
+
+
+def replaced(page: str) -> str:
+    """The page with what is made here brought up to date."""
+    head, _, rest = page.partition(BEGIN)
+    return f"{head}{BEGIN}\n\n{render()}\n\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(replaced(PAGE.read_text()))
