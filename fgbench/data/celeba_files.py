@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from numpy import ndarray
 
 from fgbench.data.files import check_lines, table_of
-from fgbench.data.listing import Listing
+from fgbench.data.listing import NONE, Listing
 from fgbench.data.published import as_bytes
 from fgbench.data.text import DataError, read_text
 
@@ -28,7 +28,6 @@ LANDMARKS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth 
 MARKER, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 ALIGNED = (MARKER, "list_landmarks_align_celeba.txt")
 ORIGINAL = (MARKER, "list_landmarks_celeba.txt", "list_bbox_celeba.txt")
-NONE = -1  # the split of an image that is not listed
 FROM_OFFICIAL = np.array([0, 2, 1])  # theirs: train, validation, test; ours: see ``Listing``
 
 

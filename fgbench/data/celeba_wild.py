@@ -48,7 +48,7 @@ from fgbench.data.card import Card
 from fgbench.data.celeba import CelebA
 from fgbench.data.files import check_images, check_lines, table_of
 from fgbench.data.images import image_size
-from fgbench.data.listing import Listing
+from fgbench.data.listing import FIT, NONE, Listing
 from fgbench.data.text import DataError, read_lines
 
 MAFL = "https://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html"
@@ -111,10 +111,10 @@ class CelebAWild(CelebA):
         split, boxes = files.read_partition(tree, names), files.read_boxes(tree, names)
         fit, tested = (_members(_mafl(tree, part), names) for part in ("training", "testing"))
         if self.test_list == "landmarks":
-            split[split == 1] = files.NONE
+            split[split == 1] = NONE
             split[tested] = 1
         else:
-            split[tested & (split == 0)] = files.NONE
+            split[tested & (split == 0)] = NONE
         fit &= split != 1
         arrays = {"target": target, "landmarks": files.read_landmarks(tree, files.ORIGINAL[1], names)}
 
@@ -122,23 +122,14 @@ class CelebAWild(CelebA):
             folder = files.find(tree, "Img/img_celeba", "img_celeba")
             return files.make_listing(folder, names, split, **arrays, label_names=labels, boxes=boxes)
 
-        candidates = listing_of(_with_fit(split, fit))
+        candidates = listing_of(split + FIT * fit)
         check_images(candidates)  # now, since the rule asks for their sizes
         small = 100 * boxes[candidates.image_id, 2:].prod(axis=1) < PERCENT * _areas(tree, candidates)
-        split[candidates.image_id[small]] = files.NONE
+        split[candidates.image_id[small]] = NONE
         fit[candidates.image_id[small]] = False
         if self.images is not None:
             fit[np.flatnonzero(fit)[self.images :]] = False
-        return listing_of(_with_fit(files.first_of_each(split, self.images), fit))
-
-
-def _with_fit(split: Int64[ndarray, " n"], fit: Bool[ndarray, " n"]) -> Int64[ndarray, " n"]:
-    """Splits as ``Listing`` codes them where images also fit: 3 only fit, 4 train too, 5 validation too."""
-    codes = {files.NONE: 3, 0: 4, 2: 5}
-    split = split.copy()
-    for before, after in codes.items():
-        split[fit & (split == before)] = after
-    return split
+        return listing_of(files.first_of_each(split, self.images) + FIT * fit)
 
 
 def _mafl(tree: Path, part: str) -> Path:
@@ -158,7 +149,7 @@ def _areas(tree: Path, listing: Listing) -> Float[ndarray, " n"]:
     path = files.annotation(tree, SIZES)
     if path.is_file():
         text = read_lines(path)
-        skip = next((i for i, line in enumerate(text) if line.split()[0].endswith(".jpg")), len(text))
+        skip = next((i for i, line in enumerate(text) if ".jpg" in line), len(text))
         found, sizes = table_of(path, 2, skip)
         place = {name: i for i, name in enumerate(found)}
         wanted = [bytes(name).decode() for name in listing.names]

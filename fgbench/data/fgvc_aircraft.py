@@ -81,8 +81,8 @@ class FGVCAircraft(PublishedClasses):
         return tuple(data / name for name in (names, *lists, "images_box.txt"))
 
     def index_key(self) -> tuple[object, ...]:
-        """The level and the number of classes."""
-        return (self.level, *super().index_key())
+        """The level, the number of classes, and what is cut off (sizes of images go without it)."""
+        return (self.level, self.bottom, *super().index_key())
 
     def read_tree(self, tree: Path) -> Listing:
         """Both lists, their labels and boxes."""

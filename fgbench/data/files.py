@@ -76,10 +76,10 @@ def mat_of(path: Path, *names: str) -> tuple[Any, ...]:
     """
     from scipy.io import loadmat
 
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
     try:
         content = loadmat(path, squeeze_me=True)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
     except Exception as error:  # a damaged file raises whatever its bytes lead the parser to
         raise DataError(f"{path}: not a MATLAB file, or damaged ({error})") from None
     for name in names:

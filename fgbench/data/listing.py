@@ -14,8 +14,8 @@ from numpy import ndarray
 Split = Literal["train", "val", "test", "fit"]
 """``fit``: what landmark regressors are fitted on; the train split, unless a dataset has a list of its own for it."""
 
-SPLITS: dict[Split, tuple[int, ...]] = {"train": (0, 4), "test": (1,), "val": (2, 5), "fit": (3, 4, 5)}
-"""Which values of ``Listing.split`` make a split; an image of a fitting list may also train or validate."""
+SPLITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
+NONE, FIT = 3, 4  # in none of the splits above; added where a fitting list also has the image
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Listing:
             worker process that counts references to it).
         image_id: position in the dataset's published order, whatever part of it this listing holds.
         target: class index; or attributes, 0 or 1.
-        split: 0 train, 1 test, 2 validation (official, or see ``with_validation``); where a list of its own says what
-            landmark regressors are fitted on, also 3 only fit, 4 train and fit, 5 validation and fit.
+        split: 0 train, 1 test, 2 validation (official, or see ``with_validation``). Where a list of its own says what
+            landmark regressors are fitted on, its images have 4 more: 4 trains too, 6 validates too, 7 only fits.
         boxes: ``x0 y0 x1 y1`` of all images, one after the other.
         box_start: image ``i`` has the boxes ``box_start[i]`` to ``box_start[i + 1]``, the last not included. An image
             with many boxes so costs no other image anything. One box each: ``np.arange(n + 1)``; none at all:
@@ -87,9 +87,10 @@ class Listing:
 
     def rows(self, split: Split) -> Int64[ndarray, " r"]:
         """Rows of a split, in published order."""
-        if split == "fit" and not np.isin(self.split, SPLITS["fit"]).any():
-            split = "train"
-        return np.flatnonzero(np.isin(self.split, SPLITS[split]))
+        if split == "fit":
+            fit = np.flatnonzero(self.split & FIT)
+            return fit if len(fit) else self.rows("train")
+        return np.flatnonzero(self.split & 3 == SPLITS[split])
 
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.
