@@ -73,9 +73,11 @@ def _check(report: dict, data: fgbench.data.BenchDataModule, method) -> None:
     assert all(value is None or math.isfinite(value) for value in numbers.values())
 
 
-def test_every_dataset_has_a_protocol_and_every_recipe_a_dataset():
-    datasets, methods = set(fgbench.data.DATASETS), set(METHODS)
-    assert {path.stem for path in (EXPERIMENTS / "datasets").iterdir()} == datasets
+def test_every_dataset_has_a_protocol_and_every_recipe_belongs_to_one():
+    protocols = {path.stem: cells.read_yaml(path) for path in (EXPERIMENTS / "datasets").iterdir()}
+    assert set(fgbench.data.DATASETS) <= set(protocols)
+    kinds = {f"fgbench.data.{kind}" for kind in fgbench.data.DATASETS.values()}
+    assert {protocol["data"]["class_path"] for protocol in protocols.values()} == kinds
     for folder in ("cells", "ablations"):
-        assert {path.name for path in (EXPERIMENTS / folder).iterdir()} <= datasets
-        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).glob("*/*.yaml")} <= methods
+        assert {path.name for path in (EXPERIMENTS / folder).iterdir()} <= set(protocols)
+        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).glob("*/*.yaml")} <= set(METHODS)
