@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fgbench.data.fgvc_aircraft import FGVCAircraft
     from fgbench.data.flowers102 import Flowers102
     from fgbench.data.imagenet import ImageNet
+    from fgbench.data.inat2017 import INat2017
     from fgbench.data.mit67 import MIT67
     from fgbench.data.stanford_cars import StanfordCars
     from fgbench.data.stanford_dogs import StanfordDogs
@@ -34,6 +35,7 @@ __all__ = [
     "DataError",
     "FGVCAircraft",
     "Flowers102",
+    "INat2017",
     "ImageNet",
     "StanfordCars",
     "StanfordDogs",
@@ -46,6 +48,7 @@ DATASETS = {
     "cub200": "CUB200",
     "celeba": "CelebA",
     "celeba_wild": "CelebAWild",
+    "inat2017": "INat2017",
     "stanford_cars": "StanfordCars",
     "stanford_dogs": "StanfordDogs",
     "fgvc_aircraft": "FGVCAircraft",

@@ -1,6 +1,8 @@
 """What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -12,6 +14,7 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
 
 from fgbench.data.archives import Archive
+from fgbench.data.cache import PixelCache, free_memory
 from fgbench.data.card import Card
 from fgbench.data.listing import Listing, Split
 from fgbench.data.samplers import EvalBatches, Key, TrainBatches
@@ -43,7 +46,7 @@ class BenchDataModule(LightningDataModule):
         seed: of the order of images and of the views' random choices.
         root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
-        cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
+        cache: ``ram`` keeps resized images in memory, shared by the workers of a process. Changes no number.
     """
 
     card: ClassVar[Card]
@@ -55,6 +58,7 @@ class BenchDataModule(LightningDataModule):
     archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
     copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
     slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
+    known_outside: ClassVar[Mapping[str, int]] = {}  # official "boxes" and "landmarks" known to stick out further
     num_outputs: int
     bottom: int = 0  # rows of pixels at the bottom of each file that are no part of the image
 
@@ -93,6 +97,8 @@ class BenchDataModule(LightningDataModule):
         self.val_fraction, self.validate_on_test, self.seed = val_fraction, validate_on_test, seed
         self.root = Path(root or "data")
         self.workers, self.cache = workers, cache
+        self._caches: dict[tuple[str, int, Split], PixelCache] = {}
+        self._free: int | None = None  # bytes for caches, once there is one
 
     def read(self) -> Listing:
         """Lists and annotations of all splits, checked."""
@@ -116,12 +122,38 @@ class BenchDataModule(LightningDataModule):
         Raises:
             DataError: the data are missing, damaged or not what the suite knows; names dataset, file and remedy.
         """
+        from fgbench.data.index import read_index
+
+        path, remedy = self.index_path(), f"Make it again: fgbench data prepare {self.name}"
+        try:
+            listing = read_index(path, self.root, remedy) if path.is_file() else None
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        return (self.read_sized() if listing is None else listing).with_validation(self.val_fraction)
+
+    def index_path(self) -> Path:
+        """Where the index of this dataset, with these arguments, is or would be."""
+        return self.root / "index" / f"{self.name}-{knobs_digest(self.index_key())}.parquet"
+
+    def read_sized(self) -> Listing:
+        """What ``read`` lists, checked, with the sizes of all images; never from an index.
+
+        Raises:
+            DataError: the data are missing or damaged, an image is no image; names dataset, file and remedy.
+        """
+        from fgbench.data.images import image_sizes
+
         try:
             listing = self.read()
             self._check(listing)
-        except DataError as error:
-            raise DataError(f"{self.name}: {error}") from None
-        return listing.with_validation(self.val_fraction)
+            if listing.sizes is None:
+                sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
+                sizes[:, 0] -= self.bottom
+                listing = replace(listing, sizes=sizes)
+        except (DataError, OSError, ValueError) as error:
+            message = str(error)
+            raise DataError(message if message.startswith(f"{self.name}: ") else f"{self.name}: {message}") from None
+        return listing
 
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
@@ -181,7 +213,7 @@ class BenchDataModule(LightningDataModule):
         if self.trainer is not None:
             # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
             batches.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.train_view, batches)
+        return self._loader(self.train_view, "train", batches)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation split or cut (or the test split, for legacy protocols); an empty list if there is none."""
@@ -201,32 +233,52 @@ class BenchDataModule(LightningDataModule):
         """The test split through the locating view; None where that is the test view."""
         return None if self.locate_view is None else self.eval_loader("test", self.locate_view)
 
-    def dataset(self, view: View) -> "ImageDataset":
-        """All images, of all splits, through a view; index it with rows of ``listing``."""
+    def dataset(self, view: View, cached: Split | None = None) -> "ImageDataset":
+        """All images, of all splits, through a view; index it with rows of ``listing``.
+
+        Args:
+            view: what is to be seen of them.
+            cached: the split whose images are kept in memory, where the datamodule's ``cache`` says so.
+        """
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
-        return ImageDataset(self.listing, view, self.seed, self.cache, self.bottom)
+        kept = self._kept(view, cached) if cached and self.cache == "ram" else None
+        return ImageDataset(self.listing, view, self.seed, kept, self.bottom)
+
+    def _kept(self, view: View, split: Split) -> PixelCache:
+        """Memory for a split's images, the same for all views that resize alike.
+
+        Raises:
+            DataError: there is not that much; said before any training.
+        """
+        key = (view.resize, view.size, split)
+        if key not in self._caches:
+            rows = self.listing.rows(split)
+            shapes = view.resized_all(self.listing.stored_sizes()[rows])
+            processes = 1 if self.trainer is None else int(self.trainer.num_devices)
+            self._free = free_memory() if self._free is None else self._free
+            need = 3 * int(shapes.prod(axis=1).sum()) * processes
+            if need > self._free:
+                raise DataError(
+                    f"{self.name}: cache: ram needs {need / 1e9:.1f} GB for the {len(rows):,} images of the {split} "
+                    f"split in {processes} processes, but {self._free / 1e9:.1f} GB of memory are free: "
+                    "set data.init_args.cache to none"
+                )
+            self._free -= need
+            self._caches[key] = PixelCache(rows, shapes, len(self.listing.names))
+        return self._caches[key]
 
     def eval_loader(self, split: Split, view: View) -> DataLoader[Batch]:
         """Every image of a split once, shared exactly among the processes, in batches of one shape."""
-        from fgbench.data.images import image_size
+        rows = self.listing.rows(split)
+        shapes = None if view.fixes_shape else view.shapes(self.listing.stored_sizes()[rows])
+        return self._loader(view, split, EvalBatches(rows, self.eval_batch_size, shapes))
 
-        rows, shapes = self.listing.rows(split), None
-        if not view.fixes_shape and not self.one_size:
-            sizes = [image_size(self.listing.path(row)) for row in rows.tolist()]
-            shapes = [view.shape(height - self.bottom, width) for height, width in sizes]
-        return self._loader(view, EvalBatches(rows, self.eval_batch_size, shapes))
-
-    @property
-    def one_size(self) -> bool:
-        """Whether all files have the same height and width, so that their headers need not be read."""
-        return False
-
-    def _loader(self, view: View, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
+    def _loader(self, view: View, split: Split, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
         from fgbench.data.dataset import collate
 
         return DataLoader(
-            self.dataset(view),
+            self.dataset(view, cached=split),
             batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=collate,

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64, Shaped
 from numpy import ndarray
+
+from fgbench.data.view import View
 
 Split = Literal["train", "val", "test", "fit"]
 """``fit``: what landmark regressors are fitted on; the train split, unless a dataset has a list of its own for it."""
@@ -60,9 +62,13 @@ class Listing:
     sizes: Int[ndarray, "n 2"] | None = None
     copy_short: int = 0
 
-    def path(self, row: int) -> Path:
+    def name(self, row: SupportsIndex) -> str:
+        """The file of one image, relative to ``folder``."""
+        return bytes(self.names[row]).decode()
+
+    def path(self, row: SupportsIndex) -> Path:
         """The file of one image."""
-        return self.folder / bytes(self.names[row]).decode()
+        return self.folder / self.name(row)
 
     def boxes_of(self, row: int) -> Float[ndarray, "m 4"]:
         """The boxes of one image."""
@@ -153,8 +159,8 @@ class Listing:
 
 def copied_size(sizes: Int[ndarray, "n 2"], short: int) -> Int[ndarray, "n 2"]:
     """Height and width of copies whose short side is ``short`` at most, as a view's ``resize: short`` has them."""
-    least = sizes.min(axis=1, keepdims=True, initial=2**31 - 1)
-    return np.where(least > short, sizes.astype(np.int64) * short // least, sizes).astype(sizes.dtype)
+    large = sizes.min(axis=1, initial=2**31 - 1) > short
+    return np.where(large[:, None], View("short", short).resized_all(sizes), sizes).astype(sizes.dtype)
 
 
 def _header(array: ndarray) -> bytes:

@@ -55,3 +55,9 @@ def toybirds(toy_root: Path, open_fake) -> Callable:
 def cub(fake_copy) -> Path:
     """A root with a fake ``CUB_200_2011``: 3 classes of 4 JPEG images, non-square, the third grey; 15 parts."""
     return fake_copy("cub200")
+
+
+@pytest.fixture
+def inat(fake_copy) -> Path:
+    """A root with a fake ``inat2017``: 4 classes, 12 train and 8 test images; boxes for the birds, one in val."""
+    return fake_copy("inat2017")

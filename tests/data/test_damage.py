@@ -56,14 +56,16 @@ def test_renamed_folder_is_said_with_the_first_images_that_are_missed(name, open
     folder.rename(folder.with_name("pictures"))
     message = _complaint(open_fake, name, root)
     assert folder.name in message
-    assert re.search(r"listed images are absent: \S+.*, \.\.\.", message)
+    assert re.search(r"listed images are absent: \S+.*, ", message)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_empty_test_split_is_refused(name, open_fake, fake_copy):
     root = fake_copy(name)
     FAKES[name].empty(root)
-    assert re.search(r"no image for test|no test image|has no box|the file is empty", _complaint(open_fake, name, root))
+    assert re.search(
+        r"no image for test|no test image|has no (box|list)|the file is empty", _complaint(open_fake, name, root)
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if FAKES[name].text])
@@ -109,7 +111,9 @@ def test_image_that_is_no_image_is_named_when_it_is_met(name, open_fake, fake_co
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "cub200"])  # its message is in test_cub_tree
 def test_counts_of_the_whole_dataset_are_checked(name, open_fake, fake_root):
     whole = {"images": None} if name.startswith("celeba") else {"classes": None}
-    with pytest.raises(DataError, match=r"but .* has|are asked for|\d classes") as error:
+    with pytest.raises(
+        DataError, match=r"but .* has|are asked for|\d classes|12 train and 8 test images, .* has 5,089"
+    ) as error:
         open_fake(name, fake_root(name), **whole)
     assert str(error.value).startswith(f"{name}: ")
 
