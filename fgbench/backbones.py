@@ -28,7 +28,7 @@ from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
@@ -326,7 +326,7 @@ def save_weights(backbone: Backbone, path: Path, source: str) -> None:
     colours = {key: ",".join(f"{value:g}" for value in getattr(backbone, key)) for key in ("mean", "std")}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(state, part, {"arch": backbone.arch, "source": source, **colours})
+        part.write_bytes(save(state, {"arch": backbone.arch, "source": source, **colours}))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

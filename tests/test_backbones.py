@@ -1,4 +1,5 @@
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torchvision.models.resnet import ResNet
 
 from fgbench import backbones
 from fgbench.backbones import ARCHITECTURES, IMAGENET_MEAN, IMAGENET_STD, Backbone, save_weights
-from fgbench.pretrained import WeightsError, weight_tag
+from fgbench.pretrained import SHIPPED, WeightsError, read_weights, weight_tag
 
 SMALL = ["resnet18", "vgg16", "mobilenet_v2", "squeezenet1_1", "resnet_tiny", "resnet_nano"]
 
@@ -261,6 +262,14 @@ def test_a_pool_cannot_be_dilated():
 
 def test_torchvisions_resnet_is_what_is_cut():
     assert isinstance(ARCHITECTURES["resnet18"].build(), ResNet)
+
+
+def test_the_suites_own_weights_fit_their_network_and_say_where_they_are_from():
+    state = Backbone("resnet_tiny", "toybirds_v1").state_dict()
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+    _, metadata = read_weights(str(SHIPPED["toybirds_v1"]))
+    assert re.fullmatch(r"fgbench toybirds_others/baseline\.[0-9a-f]{8}\.s0 at commit [0-9a-f]{12}", metadata["source"])
+    assert re.fullmatch("fgbench/toybirds_v1@[0-9a-f]{12}", weight_tag("toybirds_v1"))
 
 
 def test_saved_weights_are_read_back_with_their_normalisation(tmp_path):

@@ -27,7 +27,8 @@ from fgbench.result import read_result
 SMALL = [
     *("--data.init_args.num_images", "100", "--data.init_args.num_classes", "5", "--data.init_args.image_size", "96"),
     *("--data.init_args.batch_size", "8", "--data.init_args.eval_batch_size", "7", "--machine.accelerator", "cpu"),
-    *("--method.init_args.backbone", "resnet_nano", "--machine.progress", "false"),
+    *("--method.init_args.backbone", "resnet_nano", "--method.init_args.weights", "null"),
+    *("--machine.progress", "false"),
 ]
 
 

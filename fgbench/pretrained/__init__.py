@@ -67,13 +67,12 @@ def weight_tag(weights: str | None) -> str:
         return "none"
     if weights == TORCHVISION:
         return f"torchvision/{TORCHVISION}"
-    path = Path(weights)
-    if weights in SHIPPED:
-        return f"fgbench/{weights}"
+    path = SHIPPED.get(weights, Path(weights))
     if not path.is_file():
         raise WeightsError(f"{weights}: no such file; weights are null, {', '.join(NAMED)}, or a path to a file")
     with path.open("rb") as file:  # not cached: two writes can share a time stamp
-        return f"file:{path.name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:12]}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return f"fgbench/{weights}@{digest}" if weights in SHIPPED else f"file:{path.name}@{digest}"
 
 
 def check_arch(path: str, arch: str, said: str | None) -> None:
