@@ -241,8 +241,13 @@ def _try_to_make(tree: Mapping[str, Any]) -> BenchDataModule:
 
 
 def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree without this machine: a weights file is named by its content, not by its path."""
+    """The tree without this machine: a weights file is named by its content, not by its path.
+
+    Whether decoded images are kept in memory is a matter of the machine too, and always stands as if they were not.
+    """
     kept = json.loads(json.dumps({key: value for key, value in tree.items() if key not in ("machine", "config")}))
+    if "cache" in kept.get("data", {}).get("init_args", {}):
+        kept["data"]["init_args"]["cache"] = "none"
     arguments = kept.get("method", {}).get("init_args", {})
     if arguments.get("weights"):
         arguments["weights"] = weight_tag(arguments["weights"])

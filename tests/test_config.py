@@ -35,6 +35,7 @@ def test_the_digest_ignores_machine_seed_and_comments_but_no_number():
     assert resolve(Cell("baseline", "toybirds", seed=3)).digest == digest
     assert resolve(Cell("baseline", "toybirds", overrides=("--machine.workers", "1"))).digest == digest
     assert resolve(Cell("baseline", "toybirds", overrides=("--machine.runs", "elsewhere"))).digest == digest
+    assert resolve(Cell("baseline", "toybirds", overrides=("--data.init_args.cache", "ram"))).digest == digest
     assert resolve(Cell("baseline", "toybirds", overrides=("--optim.lr", "0.0123"))).digest != digest
     assert resolve(Cell("baseline", "toybirds", overrides=("--data.init_args.batch_size", "6"))).digest != digest
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import struct
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for its newest version
 
@@ -22,12 +23,18 @@ from numpy import ndarray
 
 from fgbench.data.view import View
 
+Affine = tuple[float, float, float, float, float, float]
+_STAY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
 
 class Augment:
     """Shows images as a view wants them.
 
     The random choices are a function of the key alone, so that an item is the same in any worker process, with any
     number of processes, and after any resume.
+
+    albumentations' transforms are asked for their choices and for the pixels one by one, not through ``Compose`` or
+    ``__call__``, whose bookkeeping for masks, volumes and replays costs more than a crop does.
 
     Example:
         >>> image = np.zeros((375, 500, 3), np.uint8)
@@ -60,6 +67,14 @@ class Augment:
         Raises:
             ValueError: the image is smaller than the crop.
         """
+        return self.change(self.resize(image), image.shape[:2], key)
+
+    def resize(self, image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "h2 w2 3"]:
+        """The part without random choices; the image itself where nothing is to be done.
+
+        Raises:
+            ValueError: the image is smaller than the crop.
+        """
         height, width = image.shape[:2]
         target = self.view.resized(height, width)
         if self.view.crop != "none" and min(target) < self.view.crop_size:
@@ -67,29 +82,47 @@ class Augment:
                 f"the image is {height} x {width} (height x width) pixels, smaller than the view's crop of "
                 f"{self.view.crop_size}: add resize: short with size: {self.view.crop_size} or more to the view"
             )
+        if target == (height, width):
+            return image
+        resized: ndarray = self._resizer(*target).apply(image)
+        return resized
+
+    def change(
+        self, image: UInt8[ndarray, "h w 3"], original: tuple[int, int], key: tuple[int, ...]
+    ) -> tuple[UInt8[ndarray, "h2 w2 3"], Float[ndarray, " 6"]]:
+        """The part after the resize.
+
+        Args:
+            image: what ``resize`` gave; never written to.
+            original: height and width of the image whose pixels the returned affine map shall lead to.
+            key: of the random choices.
+        """
+        height, width = image.shape[:2]
+        frame = _STAY
+        if original != (height, width):
+            frame = (original[1] / width, 0.0, 0.0, 0.0, original[0] / height, 0.0)
         rng = _random(key) if self.view.is_random else None
-        frame = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
-        if target != (height, width):
-            image, frame = self._apply(self._resizer(*target), image, frame, rng)
         for transform in self._transforms:
             image, frame = self._apply(transform, image, frame, rng)
         for transform in self._cutter(*image.shape[:2]):
             image, frame = self._apply(transform, image, frame, rng)
         for transform in self._late:
             image, frame = self._apply(transform, image, frame, rng)
-        return image, frame
+        return image, np.array(frame)
 
     def _apply(
-        self, transform: A.BasicTransform, image: ndarray, frame: ndarray, rng: random.Random | None
-    ) -> tuple[ndarray, ndarray]:
+        self, transform: A.BasicTransform, image: ndarray, frame: Affine, rng: random.Random | None
+    ) -> tuple[ndarray, Affine]:
         if rng is not None:
             # the transforms of these views draw from py_random only; the other generator would cost 20 us an item
             transform.py_random = rng
-        shape = image.shape[:2]
-        image = transform(image=image)["image"]
-        if transform.params:  # empty when its probability spared the image
-            frame = _then(frame, _matrix(transform, shape, image.shape[:2]))
-        return image, frame
+        if not transform.should_apply():
+            return image, frame
+        before = image.shape
+        params = {**transform.get_params(), "shape": before}
+        params |= transform.get_params_dependent_on_data(params, {"image": image})
+        image = transform.apply(image, **params)
+        return image, _then(frame, _matrix(transform, params, before))
 
     def _resizer(self, height: int, width: int) -> A.Resize:
         if (height, width) not in self._resize:
@@ -118,27 +151,25 @@ def _random(key: tuple[int, ...]) -> random.Random:
     return random.Random(int.from_bytes(digest, "little"))
 
 
-def _matrix(transform: A.BasicTransform, before: tuple[int, int], after: tuple[int, int]) -> ndarray:
+def _matrix(transform: A.BasicTransform, params: dict[str, Any], before: tuple[int, ...]) -> Affine:
     """The affine map from pixels after one transform to pixels before it."""
-    if isinstance(transform, A.Resize):
-        return np.array([before[1] / after[1], 0.0, 0.0, 0.0, before[0] / after[0], 0.0])
     if isinstance(transform, A.HorizontalFlip):
-        return np.array([-1.0, 0.0, before[1], 0.0, 1.0, 0.0])
+        return -1.0, 0.0, float(before[1]), 0.0, 1.0, 0.0
     if isinstance(transform, A.RandomCrop | A.CenterCrop | A.Crop):
-        x0, y0 = transform.params["crop_coords"][:2]
-        return np.array([1.0, 0.0, x0, 0.0, 1.0, y0])
+        x0, y0 = params["crop_coords"][:2]
+        return 1.0, 0.0, float(x0), 0.0, 1.0, float(y0)
     if isinstance(transform, A.ColorJitter):
-        return np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        return _STAY
     raise TypeError(
         f"{type(transform).__name__} moves pixels in a way that augment.py does not know: add it to _matrix"
     )
 
 
-def _then(outer: ndarray, inner: ndarray) -> ndarray:
-    """The affine map ``x -> outer(inner(x))``, both as six numbers."""
+def _then(outer: Affine, inner: Affine) -> Affine:
+    """The affine map ``x -> outer(inner(x))``."""
     a, b, c, d, e, f = outer
     p, q, r, s, t, u = inner
-    return np.array([a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f])
+    return a * p + b * s, a * q + b * t, a * r + b * u + c, d * p + e * s, d * q + e * t, d * r + e * u + f
 
 
 def points_to_original(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 2"]:
@@ -150,16 +181,19 @@ def points_to_original(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2
 
 def points_to_input(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 2"]:
     """Points of the original image as points of the input."""
-    a, b, c, d, e, f = frame
+    a, b, c, d, e, f = frame.tolist()
     x, y = points[..., 0] - c, points[..., 1] - f
     det = a * e - b * d
-    return np.stack([(e * x - b * y) / det, (a * y - d * x) / det], axis=-1)
+    found = np.empty_like(points)
+    found[..., 0], found[..., 1] = (e * x - b * y) / det, (a * y - d * x) / det
+    return found
 
 
 def boxes_to_input(frame: Float[ndarray, " 6"], boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
     """Boxes ``x0 y0 x1 y1`` of the original image as boxes of the input, upright and ordered, not clipped."""
     corners = points_to_input(frame, boxes.reshape(-1, 2, 2))
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=-1)
+    first, last = corners[:, 0], corners[:, 1]
+    return np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=-1)
 
 
 def is_mirrored(frame: Float[ndarray, " 6"]) -> bool:

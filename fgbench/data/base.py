@@ -1,6 +1,7 @@
 """What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -12,6 +13,7 @@ from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
 
 from fgbench.data.archives import Archive
+from fgbench.data.cache import PixelCache, free_memory
 from fgbench.data.listing import SPLITS, Listing, Split
 from fgbench.data.samplers import EvalBatches, Key, TrainBatches
 from fgbench.data.text import DataError
@@ -42,7 +44,7 @@ class BenchDataModule(LightningDataModule):
         seed: of the order of images and of the views' random choices.
         root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
-        cache: ``ram`` keeps decoded images in memory, of each worker process. Changes no number.
+        cache: ``ram`` keeps resized images in memory, shared by the workers of a process. Changes no number.
     """
 
     target: ClassVar[Target] = "class"
@@ -87,6 +89,8 @@ class BenchDataModule(LightningDataModule):
         self.val_fraction, self.validate_on_test, self.seed = val_fraction, validate_on_test, seed
         self.root = Path(root or "data")
         self.workers, self.cache = workers, cache
+        self._caches: dict[tuple[str, int, Split], PixelCache] = {}
+        self._free: int | None = None  # bytes for caches, once there is one
 
     def read(self) -> Listing:
         """Lists and annotations of all splits, checked."""
@@ -111,11 +115,38 @@ class BenchDataModule(LightningDataModule):
             DataError: the data are missing, damaged or not what the suite knows; names dataset, file and remedy.
         """
         try:
-            listing = self.read()
+            listing = self._listed()
             self._check(listing)
-        except DataError as error:
+        except (DataError, OSError) as error:
             raise DataError(f"{self.name}: {error}") from None
         return listing.with_validation(self.val_fraction)
+
+    def _listed(self) -> Listing:
+        """From the index, if there is one; else as ``read`` finds it, with the sizes of all images."""
+        from fgbench.data.index import read_index
+
+        path, remedy = self.index_path(), f"Make it again: fgbench data prepare {self.name}"
+        return read_index(path, self.root, remedy) if path.is_file() else self.read_sized()
+
+    def index_path(self) -> Path:
+        """Where the index of this dataset, with these arguments, is or would be."""
+        return self.root / "index" / f"{self.name}-{knobs_digest(self.index_key())}.parquet"
+
+    def read_sized(self) -> Listing:
+        """What ``read`` lists, with the sizes of all images, never from an index.
+
+        Raises:
+            DataError: the data are missing or damaged, an image is no image.
+        """
+        from fgbench.data.images import image_sizes
+
+        listing = self.read()
+        if listing.sizes is not None:
+            return listing
+        try:
+            return replace(listing, sizes=image_sizes([listing.path(row) for row in range(len(listing.names))]))
+        except ValueError as error:
+            raise DataError(str(error)) from None
 
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
@@ -174,7 +205,7 @@ class BenchDataModule(LightningDataModule):
         if self.trainer is not None:
             # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
             batches.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.train_view, batches)
+        return self._loader(self.train_view, "train", batches)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation cut (or the test split, for legacy protocols); an empty list if there is none."""
@@ -194,31 +225,52 @@ class BenchDataModule(LightningDataModule):
         """The test split through the locating view; None where that is the test view."""
         return None if self.locate_view is None else self.eval_loader("test", self.locate_view)
 
-    def dataset(self, view: View) -> "ImageDataset":
-        """All images, of all splits, through a view; index it with rows of ``listing``."""
+    def dataset(self, view: View, cached: Split | None = None) -> "ImageDataset":
+        """All images, of all splits, through a view; index it with rows of ``listing``.
+
+        Args:
+            view: what is to be seen of them.
+            cached: the split whose images are kept in memory, where the datamodule's ``cache`` says so.
+        """
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
-        return ImageDataset(self.listing, view, self.seed, self.cache)
+        kept = self._kept(view, cached) if cached and self.cache == "ram" else None
+        return ImageDataset(self.listing, view, self.seed, kept)
+
+    def _kept(self, view: View, split: Split) -> PixelCache:
+        """Memory for a split's images, the same for all views that resize alike.
+
+        Raises:
+            DataError: there is not that much; said before any training.
+        """
+        key = (view.resize, view.size, split)
+        if key not in self._caches:
+            rows = self.listing.rows(split)
+            shapes = view.resized_all(self.listing.stored_sizes()[rows])
+            processes = 1 if self.trainer is None else int(self.trainer.num_devices)
+            self._free = free_memory() if self._free is None else self._free
+            need = 3 * int(shapes.prod(axis=1).sum()) * processes
+            if need > self._free:
+                raise DataError(
+                    f"{self.name}: cache: ram needs {need / 1e9:.1f} GB for the {len(rows):,} images of the {split} "
+                    f"split in {processes} processes, but {self._free / 1e9:.1f} GB of memory are free: "
+                    "set data.init_args.cache to none"
+                )
+            self._free -= need
+            self._caches[key] = PixelCache(rows, shapes, len(self.listing.names))
+        return self._caches[key]
 
     def eval_loader(self, split: Split, view: View) -> DataLoader[Batch]:
         """Every image of a split once, shared exactly among the processes, in batches of one shape."""
-        from fgbench.data.images import image_size
+        rows = self.listing.rows(split)
+        shapes = None if view.fixes_shape else view.shapes(self.listing.stored_sizes()[rows])
+        return self._loader(view, split, EvalBatches(rows, self.eval_batch_size, shapes))
 
-        rows, shapes = self.listing.rows(split), None
-        if not view.fixes_shape and not self.one_size:
-            shapes = [view.shape(*image_size(self.listing.path(row))) for row in rows.tolist()]
-        return self._loader(view, EvalBatches(rows, self.eval_batch_size, shapes))
-
-    @property
-    def one_size(self) -> bool:
-        """Whether all files have the same height and width, so that their headers need not be read."""
-        return False
-
-    def _loader(self, view: View, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
+    def _loader(self, view: View, split: Split, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
         from fgbench.data.dataset import collate
 
         return DataLoader(
-            self.dataset(view),
+            self.dataset(view, cached=split),
             batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=collate,

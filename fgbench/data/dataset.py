@@ -1,8 +1,8 @@
 """One image of a listing, seen through a view, with everything that is known about it."""
 
 from collections.abc import Sequence
-from typing import Literal
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -10,6 +10,7 @@ from numpy import ndarray
 from torch.utils.data import Dataset, default_collate
 
 from fgbench.data.augment import Augment, boxes_to_input, inside, is_mirrored, mirror_order, points_to_input
+from fgbench.data.cache import PixelCache
 from fgbench.data.images import read_image
 from fgbench.data.listing import Listing
 from fgbench.data.samplers import Key
@@ -21,41 +22,59 @@ class ImageDataset(Dataset[Batch]):
     """Items are ``Batch`` tuples without the batch axis; the key is a row of the listing, or ``(row, draw)``.
 
     Args:
-        listing: all images of the dataset, of all splits.
+        listing: all images of the dataset, of all splits, with their sizes.
         view: what is to be seen of them.
         seed: with image and draw it decides the random choices of the view.
-        cache: ``ram`` keeps decoded files in memory (of each worker process): 3 bytes a pixel.
+        cache: keeps resized images in memory; None reads and resizes each time.
     """
 
-    def __init__(self, listing: Listing, view: View, seed: int = 0, cache: Literal["none", "ram"] = "none") -> None:
+    def __init__(self, listing: Listing, view: View, seed: int = 0, cache: PixelCache | None = None) -> None:
+        if listing.sizes is None:
+            raise ValueError("the listing has no sizes: take the datamodule's listing, not its reader's")
         self.listing, self.view, self.seed, self.cache = listing, view, seed, cache
+        self._sizes, self._stored = listing.sizes, listing.stored_sizes()
         self._augment = Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
-        self._kept: dict[int, ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.listing.names)
 
     def pixels(self, row: int) -> UInt8[ndarray, "h w 3"]:
-        """The decoded file."""
-        if row in self._kept:
-            return self._kept[row]
-        image = read_image(self.listing.path(row))
-        if self.cache == "ram":
-            self._kept[row] = image
+        """The image as far as nothing is random in it: decoded and resized. Not to be written to.
+
+        Raises:
+            ValueError: the file is damaged, too small for the view, or another image than the one that was listed.
+        """
+        image = self.cache.get(row) if self.cache else None
+        if image is None:
+            path = self.listing.path(row)
+            image = read_image(path)
+            if image.shape[:2] != tuple(self._stored[row].tolist()):
+                height, width = self._stored[row].tolist()
+                raise ValueError(
+                    f"{path}: {image.shape[0]} x {image.shape[1]} (height x width) pixels where {height} x {width} are "
+                    "listed: restore this file from the archive, or make the index again with fgbench data prepare"
+                )
+            try:
+                image = self._augment.resize(image)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            if self.cache:
+                self.cache.put(row, image)
         return image
 
     def __getitem__(self, key: Key | int) -> Batch:
         row, draw = (key, 0) if isinstance(key, int) else key
         listing, image_id = self.listing, int(self.listing.image_id[row])
-        pixels = self.pixels(row)
+        image = self.pixels(row)
+        height, width = self._sizes[row].tolist()
         try:
-            image, frame = self._augment(pixels, (self.seed, draw, image_id))
+            image, frame = self._augment.change(image, (height, width), (self.seed, draw, image_id))
         except ValueError as error:
             raise ValueError(f"{listing.path(row)}: {error}") from None
-        box_valid = np.arange(listing.most_boxes) < listing.box_start[row + 1] - listing.box_start[row]
-        boxes = np.zeros((listing.most_boxes, 4))
-        boxes[box_valid] = boxes_to_input(frame, listing.boxes_of(row))
+        found = boxes_to_input(frame, listing.boxes_of(row))
+        boxes, box_valid = np.zeros((listing.most_boxes, 4), np.float32), np.zeros(listing.most_boxes, np.bool_)
+        boxes[: len(found)], box_valid[: len(found)] = found, True
         landmarks, visible = points_to_input(frame, listing.landmarks[row]), listing.visible[row]
         visible = visible & inside(landmarks, *image.shape[:2])
         landmarks = landmarks * visible[:, None]
@@ -63,15 +82,22 @@ class ImageDataset(Dataset[Batch]):
             landmarks, visible = landmarks[self._mirror], visible[self._mirror]
         target = listing.target[row]
         return Batch(
-            image=torch.from_numpy(image).permute(2, 0, 1).contiguous(),
-            target=torch.from_numpy(target.astype(np.float32)) if target.ndim else torch.tensor(int(target)),
-            image_id=torch.tensor(image_id),
-            boxes=torch.from_numpy(boxes.astype(np.float32)),
+            image=torch.from_numpy(channels_first(image)),
+            target=torch.from_numpy(target.astype(np.float32) if target.ndim else np.asarray(target)),
+            image_id=torch.from_numpy(np.asarray(image_id)),
+            boxes=torch.from_numpy(boxes),
             box_valid=torch.from_numpy(box_valid),
             landmarks=torch.from_numpy(landmarks.astype(np.float32)),
             visible=torch.from_numpy(visible),
             frame=torch.from_numpy(frame),
         )
+
+
+def channels_first(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "3 h w"]:
+    """A copy, plane by plane: ten times faster than a transposed one."""
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, list(planes))
+    return planes
 
 
 def collate(items: Sequence[Batch]) -> Batch:

@@ -1,11 +1,18 @@
-"""Image files: decode, refuse damaged ones by name, read sizes without decoding."""
+"""Image files: decode, refuse damaged ones by name, read sizes without decoding.
+
+JPEGs are always decoded whole. libjpeg can decode at 1/2, 1/4 or 1/8 for less, but not to the same pixels: on 100
+photographs of CUB-200-2011 (short side up to 448) that were then resized down by two or more, values differ by 2.1 of
+255 on average where both sides become 160 (6.1 in the worst photograph), 1.8 where the short side becomes 112, and 1.1
+where both become 64; by 0.8 at 224, which only six of them are large enough for. More than 1 is another protocol.
+"""
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from numpy import ndarray
 
 # OpenCV's own threads do not survive a fork into loader workers, and several processes share the cores as it is
@@ -23,17 +30,21 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[ndarray, "h w 3"]:
         ValueError: the file is empty, truncated or no image.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: listed, but there is no such file; restore it from the archive") from None
+    image, problem = decode(data)
+    if image is None:
+        raise ValueError(f"{path}: {problem} ({len(data):,} bytes); restore this file from the archive")
+    return image
+
+
+def decode(data: bytes) -> tuple[UInt8[ndarray, "h w 3"] | None, str]:
+    """The image in a file's bytes; or None, and what is wrong with them."""
     problem = _problem(data)
     image = None if problem else cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
-    if image is None:
-        raise ValueError(
-            f"{path}: {problem or 'cannot be decoded as an image'} ({len(data):,} bytes); "
-            "restore this file from the archive"
-        )
-    return image
+    return image, "" if image is not None else problem or "cannot be decoded as an image"
 
 
 def _problem(data: bytes) -> str:
@@ -73,7 +84,7 @@ def _jpeg_segments(data: bytes) -> tuple[tuple[int, int] | None, int]:
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width, from the header where the format is JPEG or PNG."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", buffering=0) as file:
             data = file.read(32768)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: listed, but there is no such file; restore it from the archive") from None
@@ -83,3 +94,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return size
     height, width = read_image(path).shape[:2]
     return height, width
+
+
+def image_sizes(paths: Sequence[str | os.PathLike[str]], threads: int = 8) -> Int32[ndarray, "n 2"]:
+    """Height and width of many files: network disks answer many questions at once."""
+    with ThreadPoolExecutor(threads) as pool:
+        return np.array(list(pool.map(image_size, paths, chunksize=64)), np.int32).reshape(-1, 2)

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64, Shaped
 from numpy import ndarray
 
+from fgbench.data.view import View
+
 Split = Literal["train", "val", "test"]
 SPLITS: dict[Split, int] = {"train": 0, "test": 1, "val": 2}
 
@@ -144,8 +146,8 @@ class Listing:
 
 def copied_size(sizes: Int[ndarray, "n 2"], short: int) -> Int[ndarray, "n 2"]:
     """Height and width of copies whose short side is ``short`` at most, as a view's ``resize: short`` has them."""
-    least = sizes.min(axis=1, keepdims=True, initial=2**31 - 1)
-    return np.where(least > short, sizes.astype(np.int64) * short // least, sizes).astype(sizes.dtype)
+    large = sizes.min(axis=1, initial=2**31 - 1) > short
+    return np.where(large[:, None], View("short", short).resized_all(sizes), sizes).astype(sizes.dtype)
 
 
 def _header(array: ndarray) -> bytes:

@@ -3,7 +3,7 @@
 Batches are lists of ``(row, draw)``: the row of the dataset, and the key of its random choices (the epoch).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch.distributed as dist
@@ -63,9 +63,9 @@ class TrainBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         rank, share = self._share()
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.epoch))))
-        order = rng.permutation(self.rows).tolist()
+        order = rng.permutation(self.rows)
         for start in range(rank * share, len(self) * self.batch_size, self.batch_size):
-            yield [(row, self.epoch) for row in order[start : start + share]]
+            yield [(row, self.epoch) for row in order[start : start + share].tolist()]
 
     def __len__(self) -> int:
         self._share()
@@ -82,7 +82,7 @@ class EvalBatches(Sampler[list[Key]]):
     Args:
         rows: images to look at.
         batch_size: of one process.
-        shapes: of each image's input; None when the view gives all the same.
+        shapes: height and width of each image's input; None when the view gives all the same.
         place: rank and number of processes; None asks ``torch.distributed``.
     """
 
@@ -90,32 +90,45 @@ class EvalBatches(Sampler[list[Key]]):
         self,
         rows: Int[ndarray, " n"],
         batch_size: int,
-        shapes: Sequence[tuple[int, int]] | None = None,
+        shapes: Int[ndarray, "n 2"] | None = None,
         place: tuple[int, int] | None = None,
     ) -> None:
         self.rows, self.batch_size, self.place = rows, batch_size, place
-        buckets: dict[tuple[int, int] | None, list[int]] = {}
-        for i, row in enumerate(rows.tolist()):
-            buckets.setdefault(shapes[i] if shapes is not None else None, []).append(row)
-        batches = [b[i : i + batch_size] for b in buckets.values() for i in range(0, len(b), batch_size)]
-        self.batches = sorted(batches, key=len, reverse=True)
+        self._order, first = rows, np.arange(0, len(rows), batch_size)
+        if shapes is not None and len(rows):
+            _, where, shape = np.unique(shapes, axis=0, return_index=True, return_inverse=True)
+            # images of one shape together, shapes in the order in which they are met
+            rank = np.argsort(np.argsort(where))[shape.reshape(-1)]
+            self._order = rows[np.argsort(rank, kind="stable")]
+            size = np.bincount(rank)
+            count = -(-size // batch_size)
+            within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+            first = np.repeat(np.cumsum(size) - size, count) + within * batch_size
+        length = np.diff(first, append=len(rows))
+        large = np.argsort(-length, kind="stable")
+        self._first, self._length = first[large], length[large]
 
-    def _mine(self) -> list[list[int]]:
+    def _mine(self) -> tuple[Int[ndarray, " m"], Int[ndarray, " m"]]:
+        """Where this process's batches start in the order, and how many images each has."""
         rank, world = self.place or processes()
         if len(self.rows) < world:
             raise ValueError(
                 f"{len(self.rows)} images cannot be shared by {world} processes, one each at least: use fewer"
             )
-        batches = list(self.batches)
+        if len(self._first) >= world:
+            return self._first[rank::world], self._length[rank::world]
+        batches = list(zip(self._first.tolist(), self._length.tolist(), strict=True))
         while len(batches) < world:  # a tiny split: halve the largest until everybody has something to do
-            largest = max(range(len(batches)), key=lambda i: len(batches[i]))
-            half = len(batches[largest]) // 2
-            batches[largest : largest + 1] = [batches[largest][:half], batches[largest][half:]]
-        return batches[rank::world]
+            largest = max(range(len(batches)), key=lambda i: batches[i][1])
+            start, length = batches[largest]
+            half = length // 2
+            batches[largest : largest + 1] = [(start, half), (start + half, length - half)]
+        first, lengths = np.array(batches[rank::world]).T
+        return first, lengths
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for batch in self._mine():
-            yield [(row, 0) for row in batch]
+        for first, length in zip(*self._mine(), strict=True):
+            yield [(row, 0) for row in self._order[first : first + length].tolist()]
 
     def __len__(self) -> int:
-        return len(self._mine())
+        return len(self._mine()[0])

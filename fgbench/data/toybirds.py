@@ -94,11 +94,6 @@ class ToyBirds(BenchDataModule):
         classes = range(self.first_class, self.first_class + self.num_outputs)
         write_toybirds(self.tree(), classes, self.num_images // self.num_outputs, self.knobs)
 
-    @property
-    def one_size(self) -> bool:
-        """All toybirds are squares of one size."""
-        return True
-
     def read(self) -> Listing:
         """Lists and annotations, by the reader of CUB-200-2011."""
         advice = f"Delete {self.tree()}; it will be drawn again"

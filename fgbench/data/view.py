@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+
 
 @dataclass(frozen=True)
 class View:
@@ -80,3 +84,21 @@ class View:
         else:
             height = width = self.crop_size
         return height - height % self.multiple, width - width % self.multiple
+
+    def resized_all(self, sizes: Int[ndarray, "n 2"]) -> Int[ndarray, "n 2"]:
+        """``resized`` of many images at once."""
+        sizes = sizes.astype(np.int64)
+        if self.resize == "squash":
+            return np.full_like(sizes, self.size)
+        if self.resize == "short":
+            scaled: ndarray = self.size * sizes // sizes.min(axis=1, keepdims=True)
+            return scaled
+        return sizes
+
+    def shapes(self, sizes: Int[ndarray, "n 2"]) -> Int[ndarray, "n 2"]:
+        """``shape`` of many images at once."""
+        found = self.resized_all(sizes)
+        if self.crop != "none":
+            found = np.full_like(found, self.crop_size)
+        found -= found % self.multiple
+        return found

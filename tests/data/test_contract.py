@@ -125,9 +125,10 @@ def test_an_item_is_the_same_in_any_process_and_changes_with_the_epoch(make):
 
 
 def test_memory_changes_nothing(make):
-    kept, read = make(cache="ram").dataset(TRAIN), make().dataset(TRAIN)
-    for draw in (0, 1, 0):
-        assert all(_same(kept[row, draw], read[row, draw]) for row in range(4))
+    kept, read = make(cache="ram"), make()
+    for _ in range(2):
+        assert all(_same(a, b) for a, b in zip(kept.train_dataloader(), read.train_dataloader(), strict=True))
+        assert all(_same(a, b) for a, b in zip(kept.test_dataloader(), read.test_dataloader(), strict=True))
 
 
 def test_image_id_does_not_depend_on_split_view_or_cut(make):

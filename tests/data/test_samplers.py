@@ -72,7 +72,7 @@ def test_batch_that_does_not_divide_is_refused_with_the_next_that_does():
 )
 def test_evaluation_sees_every_image_once_whatever_the_processes(shapes, size, world):
     rows = np.arange(len(shapes)) * 3
-    parts = [EvalBatches(rows, size, shapes, (r, world)) for r in range(world)]
+    parts = [EvalBatches(rows, size, np.array(shapes), (r, world)) for r in range(world)]
     if len(shapes) < world:
         with pytest.raises(ValueError, match="use fewer"):
             list(parts[0])
@@ -95,5 +95,5 @@ def test_an_image_has_the_same_neighbours_with_any_number_of_processes():
 
 def test_processes_get_even_work():
     shapes = [(8, 8)] * 100 + [(8, 9 + i) for i in range(10)]
-    counts = [sum(map(len, EvalBatches(np.arange(110), 10, shapes, (r, 2)))) for r in range(2)]
+    counts = [sum(map(len, EvalBatches(np.arange(110), 10, np.array(shapes), (r, 2)))) for r in range(2)]
     assert abs(counts[0] - counts[1]) <= 10
