@@ -55,6 +55,7 @@ class BenchDataModule(LightningDataModule):
     copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
     slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
     num_outputs: int
+    bottom: int = 0  # rows of pixels at the bottom of each file that are no part of the image
 
     def __init__(
         self,
@@ -144,9 +145,11 @@ class BenchDataModule(LightningDataModule):
         if listing.sizes is not None:
             return listing
         try:
-            return replace(listing, sizes=image_sizes([listing.path(row) for row in range(len(listing.names))]))
+            sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
         except ValueError as error:
             raise DataError(str(error)) from None
+        sizes[:, 0] -= self.bottom
+        return replace(listing, sizes=sizes)
 
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
@@ -235,7 +238,7 @@ class BenchDataModule(LightningDataModule):
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
         kept = self._kept(view, cached) if cached and self.cache == "ram" else None
-        return ImageDataset(self.listing, view, self.seed, kept)
+        return ImageDataset(self.listing, view, self.seed, kept, self.bottom)
 
     def _kept(self, view: View, split: Split) -> PixelCache:
         """Memory for a split's images, the same for all views that resize alike.

@@ -1,5 +1,6 @@
 """One image of a listing, seen through a view, with everything that is known about it."""
 
+import os
 from collections.abc import Sequence
 
 import cv2
@@ -26,14 +27,17 @@ class ImageDataset(Dataset[Batch]):
         view: what is to be seen of them.
         seed: with image and draw it decides the random choices of the view.
         cache: keeps resized images in memory; None reads and resizes each time.
+        bottom: rows of pixels at the bottom of each file that are no part of the image.
     """
 
-    def __init__(self, listing: Listing, view: View, seed: int = 0, cache: PixelCache | None = None) -> None:
+    def __init__(
+        self, listing: Listing, view: View, seed: int = 0, cache: PixelCache | None = None, bottom: int = 0
+    ) -> None:
         if listing.sizes is None:
             raise ValueError("the listing has no sizes: take the datamodule's listing, not its reader's")
-        self.listing, self.view, self.seed, self.cache = listing, view, seed, cache
+        self.listing, self.view, self.seed, self.cache, self.bottom = listing, view, seed, cache, bottom
         self._sizes, self._stored = listing.sizes, listing.stored_sizes()
-        self._augment = Augment(view)
+        self._folder, self._augment = os.fspath(listing.folder), Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
 
     def __len__(self) -> int:
@@ -47,8 +51,9 @@ class ImageDataset(Dataset[Batch]):
         """
         image = self.cache.get(row) if self.cache else None
         if image is None:
-            path = self.listing.path(row)
+            path = f"{self._folder}/{self.listing.name(row)}"
             image = read_image(path)
+            image = image[: len(image) - self.bottom]
             if image.shape[:2] != tuple(self._stored[row].tolist()):
                 height, width = self._stored[row].tolist()
                 raise ValueError(

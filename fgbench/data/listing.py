@@ -58,9 +58,13 @@ class Listing:
     sizes: Int[ndarray, "n 2"] | None = None
     copy_short: int = 0
 
+    def name(self, row: int) -> str:
+        """The file of one image, relative to ``folder``."""
+        return bytes(self.names[row]).decode()
+
     def path(self, row: int) -> Path:
         """The file of one image."""
-        return self.folder / bytes(self.names[row]).decode()
+        return self.folder / self.name(row)
 
     def boxes_of(self, row: int) -> Float[ndarray, "m 4"]:
         """The boxes of one image."""

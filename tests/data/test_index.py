@@ -221,3 +221,12 @@ def test_memory_of_a_large_index_is_that_of_its_arrays(tmp_path):
     assert steps == train // 64
     assert 25_000 / 64 <= batches <= 25_000 / 64 + 200
     assert memory < 80e6  # a fifth of 300 MB and what the allocator keeps
+
+
+def test_what_is_no_part_of_the_image_is_neither_listed_nor_shown(cub):
+    whole, cut = _cub(cub), _cub(cub)
+    cut.bottom = 20
+    assert (whole.listing.sizes - cut.listing.sizes).tolist() == [[20, 0]] * 12
+    a, b = whole.dataset(View())[0].image, cut.dataset(View())[0].image
+    assert b.shape == (3, 40, 80)
+    assert (a[:, :40] == b).all()
