@@ -16,7 +16,7 @@ endif
 FGBENCH := @$(PYTHON) -m fgbench
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench data test check format leaderboard benchmarks clean
+.PHONY: help install bench data data-prepare data-check test check format leaderboard benchmarks clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ format: install  ## rewrite the code in the project's format
 
 data: install  ## draw a contact sheet of DATASET: boxes and landmarks after augmentation
 	$(FGBENCH) data show $(DATASET) $(ARGS)
+
+data-prepare: install  ## unpack the archives of DATASET that you put into data/archives, write its index
+	$(FGBENCH) data prepare $(DATASET) $(ARGS)
+
+data-check: install  ## look at every image and annotation of DATASET
+	$(FGBENCH) data check $(DATASET) $(ARGS)
 
 leaderboard: install  ## rebuild leaderboard.csv and leaderboard/README.md from the results
 	$(FGBENCH) leaderboard

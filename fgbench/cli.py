@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fgbench.result import ResultError
+
+if TYPE_CHECKING:
+    from fgbench.data import BenchDataModule
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,17 +56,46 @@ def build_parser() -> argparse.ArgumentParser:
     weights.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
     weights.add_argument("file", type=Path, help="the .safetensors file to write")
 
-    data = verbs.add_parser("data", help="look at a dataset as a method sees it")
-    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = actions.add_parser("show", help="a contact sheet: images with boxes and landmarks after augmentation")
-    show.add_argument("dataset", help="a name in experiments/datasets")
-    show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
-    show.add_argument("--split", choices=("train", "test"), default="train", help="default: %(default)s")
-    show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
+    add_data(verbs.add_parser("data", help="unpack and index a dataset, check it, look at it as a method sees it"))
 
     board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
     board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
     return parser
+
+
+def add_data(data: argparse.ArgumentParser) -> None:
+    """``fgbench data <action> <dataset>``; all of them also take the configuration's options."""
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    more = "Further options are those of the configuration, e.g. --machine.data_root FOLDER."
+
+    prepare = actions.add_parser(
+        "prepare",
+        help="unpack the official archives, make smaller copies where the protocol allows, write the index",
+        description="Nothing is downloaded: put the official archives into data/archives first. A killed preparation "
+        "goes on where it stopped.",
+        epilog=more,
+    )
+    prepare.add_argument("--archives", type=Path, metavar="FOLDER", help="default: archives in the data's folder")
+    prepare.add_argument("--no-copies", action="store_true", help="train on the originals (inat2017: 186 GB)")
+
+    check = actions.add_parser(
+        "check",
+        help="look at every image and annotation; exit status 1 if something is wrong",
+        description="Counts, missing, unreadable and truncated images, boxes and landmarks outside of their image, "
+        "equal files in two splits, labels. The digest is the one in every result of this dataset.",
+        epilog=more,
+    )
+    for verb in (prepare, check):
+        verb.add_argument("dataset", help="a name in experiments/datasets")
+        verb.add_argument("--threads", type=int, default=4, help="that read and decode at once; default: %(default)s")
+
+    show = actions.add_parser(
+        "show", help="a contact sheet: images with boxes and landmarks after augmentation", epilog=more
+    )
+    show.add_argument("dataset", help="a name in experiments/datasets")
+    show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
+    show.add_argument("--split", choices=("train", "test"), default="train", help="default: %(default)s")
+    show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -108,9 +141,9 @@ def run_weights(options: argparse.Namespace) -> int:
 
 
 def run_data(options: argparse.Namespace) -> int:
-    """Write a contact sheet."""
+    """``prepare``, ``check`` or ``show`` a dataset as its protocol configures it."""
     from fgbench import cells, config
-    from fgbench.data.contact_sheet import contact_sheet
+    from fgbench.data import DataError
 
     try:
         plan = config.resolve(cells.Cell("baseline", options.dataset, overrides=tuple(options.rest)))
@@ -118,12 +151,47 @@ def run_data(options: argparse.Namespace) -> int:
         print(f"fgbench: {error}", file=sys.stderr)
         return 2
     data = config.make_data(plan.tree)
-    data.prepare_data()
-    path = options.output or Path(plan.machine.runs) / options.dataset / f"{options.split}-{options.view}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(data, path, options.split, options.view)
-    print(path)
+    try:
+        if options.action == "prepare":
+            return prepare_data(data, options)
+        data.prepare_data()
+        if options.action == "check":
+            return check_data(data, options.threads)
+        from fgbench.data.contact_sheet import contact_sheet
+
+        path = options.output or Path(plan.machine.runs) / options.dataset / f"{options.split}-{options.view}.png"
+        contact_sheet(data, path, options.split, options.view)
+        print(path)
+        return 0
+    except DataError as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+
+
+def prepare_data(data: "BenchDataModule", options: argparse.Namespace) -> int:
+    """Unpack, copy, index."""
+    from fgbench.data.prepare import prepare
+    from fgbench.report.data import progress
+
+    with progress() as steps:
+        listing = prepare(
+            data, options.archives, copies=not options.no_copies, threads=options.threads, steps=steps,
+            say=lambda line: print(line, flush=True),
+        )  # fmt: skip
+    counts = ", ".join(f"{len(listing.rows(split)):,} {split}" for split in ("train", "test"))
+    print(f"{options.dataset}: ready, {counts} images. Next: fgbench data check {options.dataset}")
     return 0
+
+
+def check_data(data: "BenchDataModule", threads: int) -> int:
+    """Look at everything, print what was found."""
+    from fgbench.data.check import check
+    from fgbench.report.data import progress, show
+
+    with progress() as steps:
+        report = check(data, threads, steps)
+    show(str(data.name), report)
+    return 0 if report.is_good else 1
 
 
 def run_leaderboard(options: argparse.Namespace) -> int:

@@ -53,9 +53,9 @@ class Scoring(Callback):
 
     Args:
         facts: of the dataset, a datamodule or anything with its attributes: ``num_outputs``, ``target``,
-            ``label_names``, ``landmark_names``, ``landmark_frame``, ``landmark_classes``, ``has_boxes``,
-            ``pointing_tolerances``, ``validate_on_test``, and the method ``split_ids(split)``. Asked once data are
-            prepared.
+            ``label_names``, ``label_groups``, ``landmark_names``, ``landmark_frame``, ``landmark_classes``,
+            ``has_boxes``, ``pointing_tolerances``, ``validate_on_test``, and the method ``split_ids(split)``. Asked
+            once data are prepared.
         parts: number of part maps in the method's Output, None without.
         roles: what each of the test dataloaders is for, in order. ``fit`` (train split) fits the landmarks' regressors
             and comes first; ``test`` counts accuracy; ``locate`` shows the test split again, in the view on which
@@ -140,7 +140,9 @@ class Scoring(Callback):
     # What there is to compute
 
     def _accuracy(self) -> BenchMetric:
-        return (Accuracy if self.facts.target == "class" else AttributeAccuracy)(self.facts.num_outputs)
+        if self.facts.target == "class":
+            return Accuracy(self.facts.num_outputs, self.facts.label_groups)
+        return AttributeAccuracy(self.facts.num_outputs)
 
     def _pointing(self) -> list[BenchMetric]:
         if not self.facts.has_boxes:
@@ -298,6 +300,8 @@ class Scoring(Callback):
 
     def _names(self, metric: str, count: int) -> Sequence[str]:
         names = self.facts.landmark_names if metric.startswith("landmark_error") else self.facts.label_names
+        if metric.startswith("group_accuracy"):
+            names = tuple(dict.fromkeys(self.facts.label_groups))
         return names if len(names) == count else [str(index) for index in range(count)]
 
     # Validation

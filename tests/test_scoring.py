@@ -105,7 +105,7 @@ def facts(sizes, **changes):
     known = {
         "num_outputs": CLASSES, "target": "class", "landmark_frame": "box", "landmark_classes": (1,), "has_boxes": True,
         "label_names": tuple("abcde"), "landmark_names": ("beak", "tail", "wing"), "validate_on_test": False,
-        "pointing_tolerances": (0.0, 2.0, 1000.0),
+        "label_groups": (), "pointing_tolerances": (0.0, 2.0, 1000.0),
         "split_ids": lambda split: ids[split],
     }  # fmt: skip
     return SimpleNamespace(**(known | changes))
@@ -210,6 +210,18 @@ def test_numbers_floors_and_rows_agree_with_plain_computations():
     assert report["details"]["recall"].keys() == {"a", "b", "c", "d"}  # class e has no image
     assert report["n_eval"] == 37
     assert report["images_per_s"] > 0
+
+
+def test_groups_of_classes_have_their_own_accuracy():
+    groups = ("plants", "birds", "plants", "birds", "fungi")
+    report = evaluate(known=facts(SIZES, label_groups=groups))
+    items = [Images(37)[i] for i in range(37)]
+    expected = {}
+    for name in ("plants", "birds"):  # class e, the only fungus, has no image
+        mine = [item for item in items if groups[int(item.target)] == name]
+        hits = [int(item.image[0, 0, :CLASSES].argmax()) == int(item.target) for item in mine]
+        expected[name] = pytest.approx(100 * sum(hits) / len(hits), abs=1e-4)
+    assert report["details"]["group_accuracy"] == expected
 
 
 def test_a_locating_loader_measures_landmarks_and_pointing_in_its_own_view():

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fgbench.data.base import BenchDataModule
     from fgbench.data.cub200 import CUB200
+    from fgbench.data.inat2017 import INat2017
     from fgbench.data.text import DataError
     from fgbench.data.toybirds import ToyBirds
     from fgbench.data.view import View
 
-__all__ = ["CUB200", "DATASETS", "BenchDataModule", "DataError", "ToyBirds", "View"]
+__all__ = ["CUB200", "DATASETS", "BenchDataModule", "DataError", "INat2017", "ToyBirds", "View"]
 
-DATASETS = {"toybirds": "ToyBirds", "cub200": "CUB200"}
+DATASETS = {"toybirds": "ToyBirds", "cub200": "CUB200", "inat2017": "INat2017"}
 """Name of a dataset on the command line to its datamodule in this package."""
 
 _HOMES = {
     "BenchDataModule": "base",
     "CUB200": "cub200",
     "DataError": "text",
+    "INat2017": "inat2017",
     "ToyBirds": "toybirds",
     "View": "view",
 }

@@ -1,6 +1,7 @@
 """What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,7 @@ class BenchDataModule(LightningDataModule):
     archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
     copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
     slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
+    known_outside: ClassVar[Mapping[str, int]] = {}  # official "boxes" and "landmarks" known to stick out further
     num_outputs: int
     bottom: int = 0  # rows of pixels at the bottom of each file that are no part of the image
 
@@ -115,41 +117,38 @@ class BenchDataModule(LightningDataModule):
         Raises:
             DataError: the data are missing, damaged or not what the suite knows; names dataset, file and remedy.
         """
-        try:
-            listing = self._listed()
-            self._check(listing)
-        except (DataError, OSError) as error:
-            raise DataError(f"{self.name}: {error}") from None
-        return listing.with_validation(self.val_fraction)
-
-    def _listed(self) -> Listing:
-        """From the index, if there is one; else as ``read`` finds it, with the sizes of all images."""
         from fgbench.data.index import read_index
 
         path, remedy = self.index_path(), f"Make it again: fgbench data prepare {self.name}"
-        return read_index(path, self.root, remedy) if path.is_file() else self.read_sized()
+        try:
+            listing = read_index(path, self.root, remedy) if path.is_file() else None
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+        return (self.read_sized() if listing is None else listing).with_validation(self.val_fraction)
 
     def index_path(self) -> Path:
         """Where the index of this dataset, with these arguments, is or would be."""
         return self.root / "index" / f"{self.name}-{knobs_digest(self.index_key())}.parquet"
 
     def read_sized(self) -> Listing:
-        """What ``read`` lists, with the sizes of all images, never from an index.
+        """What ``read`` lists, checked, with the sizes of all images; never from an index.
 
         Raises:
-            DataError: the data are missing or damaged, an image is no image.
+            DataError: the data are missing or damaged, an image is no image; names dataset, file and remedy.
         """
         from fgbench.data.images import image_sizes
 
-        listing = self.read()
-        if listing.sizes is not None:
-            return listing
         try:
-            sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
-        except ValueError as error:
-            raise DataError(str(error)) from None
-        sizes[:, 0] -= self.bottom
-        return replace(listing, sizes=sizes)
+            listing = self.read()
+            self._check(listing)
+            if listing.sizes is None:
+                sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
+                sizes[:, 0] -= self.bottom
+                listing = replace(listing, sizes=sizes)
+        except (DataError, OSError, ValueError) as error:
+            message = str(error)
+            raise DataError(message if message.startswith(f"{self.name}: ") else f"{self.name}: {message}") from None
+        return listing
 
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""

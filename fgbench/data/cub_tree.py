@@ -50,7 +50,7 @@ def read_tree(root: Path, classes: int | None = None, advice: str = "") -> Listi
         if missing:
             raise DataError(f"{root}: missing {', '.join(missing)}")
         listing = _read(root, classes)
-        _check_images(listing)
+        check_images(listing)
     except DataError as error:
         raise DataError(f"{error}. {advice}".rstrip(" .") + ".") from None
     return listing
@@ -150,7 +150,7 @@ def _check(path: Path, good: ndarray, complaint: str) -> None:
         raise DataError(f"{path}, line {int(bad[0]) + 1}: {complaint}")
 
 
-def _check_images(listing: Listing) -> None:
+def check_images(listing: Listing) -> None:
     """One look into each folder instead of one question a file (slow on network disks)."""
     names = [bytes(name).decode() for name in listing.names]
     there: set[str] = set()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64, Shaped
@@ -58,11 +58,11 @@ class Listing:
     sizes: Int[ndarray, "n 2"] | None = None
     copy_short: int = 0
 
-    def name(self, row: int) -> str:
+    def name(self, row: SupportsIndex) -> str:
         """The file of one image, relative to ``folder``."""
         return bytes(self.names[row]).decode()
 
-    def path(self, row: int) -> Path:
+    def path(self, row: SupportsIndex) -> Path:
         """The file of one image."""
         return self.folder / self.name(row)
 

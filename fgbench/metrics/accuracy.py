@@ -2,7 +2,9 @@
 
 *Definition, classes.* ``accuracy`` is the share of images whose largest logit is the target's (the first of equal
 ones); ``class_accuracy`` is the mean over classes of that share among the class's images (the mean recall). Percent,
-higher is better. Left out: classes without an image in the split do not enter ``class_accuracy``. An image with a
+higher is better. ``group_accuracy_each`` is ``accuracy`` among the images of each group of classes (a super-category of
+iNaturalist, as in TASN's Table 10); over the groups, weighted by their images, it is ``accuracy``. Left out: classes
+without an image in the split do not enter ``class_accuracy``, groups without one have no number. An image with a
 logit that is NaN or infinite counts as wrong. NaN: no image seen.
 
 *Definition, attributes.* Attribute ``a`` of an image is right iff (logit > 0) equals (target > 0.5); ``accuracy`` is
@@ -16,6 +18,8 @@ not defined.
 
 *Exact:* states are integer counts.
 """
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -40,15 +44,24 @@ def correct_attributes(
 
 
 class Accuracy(BenchMetric):
-    """``accuracy`` and ``class_accuracy`` of ``num_outputs`` exclusive classes."""
+    """``accuracy`` and ``class_accuracy`` of ``num_outputs`` exclusive classes.
+
+    Args:
+        num_outputs: classes.
+        groups: for each class the group that it belongs to; empty without groups.
+    """
 
     higher_is_better = True
     name = "accuracy"
     correct: Tensor
     seen: Tensor
 
-    def __init__(self, num_outputs: int) -> None:
+    def __init__(self, num_outputs: int, groups: Sequence[str] = ()) -> None:
         super().__init__()
+        if len(groups) not in (0, num_outputs):
+            raise ValueError(f"accuracy: {len(groups)} groups for {num_outputs} classes; give one for each, or none")
+        self.group_names = tuple(dict.fromkeys(groups))
+        self._group = torch.tensor([self.group_names.index(group) for group in groups], dtype=torch.int64)
         for state in ("correct", "seen"):
             self.add_state(state, torch.zeros(num_outputs, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -71,12 +84,20 @@ class Accuracy(BenchMetric):
         """Percentages; ``recall_each`` is NaN for a class without an image."""
         recall = 100 * self.correct.double() / self.seen
         count = self.seen.sum()
-        return {
+        numbers = {
             "accuracy": 100 * self.correct.sum().double() / count,
             "class_accuracy": recall.nanmean(),
             "recall_each": recall,
             "accuracy/largest_class": 100 * self.seen.max().double() / count,
         }
+        if self.group_names:
+            group = self._group.to(self.seen.device)
+            right, all_of = (
+                state.new_zeros(len(self.group_names)).index_add_(0, group, state)
+                for state in (self.correct, self.seen)
+            )
+            numbers["group_accuracy_each"] = 100 * right.double() / all_of
+        return numbers
 
 
 class AttributeAccuracy(BenchMetric):

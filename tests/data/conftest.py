@@ -1,5 +1,6 @@
 """Datasets small enough for every test: toybirds of 48 px, and a tree in the layout of CUB-200-2011 with odd images."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,4 +60,39 @@ def cub(tmp_path: Path) -> Path:
         (root / name).write_text("".join(f"{i} {value}\n" for i, value in enumerate(values, start=1)))
     locations = [f"{i} {p} {10 + i + p}.0 {12 + i}.5 {int(p % 5 > 0)}\n" for i in range(1, 13) for p in range(1, 16)]
     (root / "parts/part_locs.txt").write_text("".join(locations))
+    return tmp_path
+
+
+INAT_CLASSES = {
+    "Acer rubrum": "Plantae",
+    "Apis mellifera": "Insecta",
+    "Larus canus": "Aves",
+    "Parus major": "Aves",
+}
+
+
+@pytest.fixture
+def inat(tmp_path: Path) -> Path:
+    """A root with a fake ``inat2017``: 4 classes, 12 train and 8 test images; boxes for the birds, one in val."""
+    root, rng = tmp_path / "inat2017", np.random.default_rng(0)
+    sizes, names = [(60, 80), (80, 60), (61, 83), (50, 90)], list(INAT_CLASSES)
+    categories = [{"id": i, "name": name, "supercategory": INAT_CLASSES[name]} for i, name in enumerate(names)]
+    for split, first, count in (("train", 0, 12), ("val", 100, 8)):  # ids of the two files need not follow each other
+        images, labels, boxes = [], [], []
+        for i in range(count):
+            label = i % 4
+            name = f"train_val_images/{INAT_CLASSES[names[label]]}/{names[label]}/{split}{i}.jpg"
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / name), rng.integers(0, 256, (*sizes[label], 3), dtype=np.uint8))
+            height, width = sizes[label]
+            images.append({"id": first + i, "file_name": name, "width": width, "height": height, "license": 3})
+            labels.append({"id": i, "image_id": first + i, "category_id": label})
+            most = {2: 2, 3: 3}.get(label, 0) if split == "train" else int(label > 1)
+            boxes += [
+                {"image_id": first + i, "category_id": label, "bbox": [2 + b, 3 + b, 20, 30]} for b in range(most)
+            ]
+        rng.shuffle(boxes)  # in the authors' files, too, boxes of an image need not follow each other
+        for name, annotations in ((f"{split}2017.json", labels), (f"{split}_2017_bboxes.json", boxes)):
+            content = {"info": {}, "images": images, "categories": categories[::-1], "annotations": annotations}
+            (root / name).write_text(json.dumps(content))
     return tmp_path

@@ -86,3 +86,34 @@ def test_the_order_and_the_batches_do_not_show(make_batch):
     once = score(Accuracy(5), logits, target, make_batch, step=50)
     again = score(Accuracy(5), logits[order], target[order], make_batch, step=3)
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_groups_have_the_accuracy_of_their_images(make_batch):
+    """By hand: class 0 has 2 of 3 right, class 1 has 0 of 1, class 2 has 1 of 1; classes 0 and 2 are plants."""
+    answers, target = [0, 0, 1, 2, 2], torch.tensor([0, 0, 0, 1, 2])
+    logits = torch.nn.functional.one_hot(torch.tensor(answers), 4).float()
+    metric = Accuracy(4, ("plants", "birds", "plants", "fungi"))
+    numbers = score(metric, logits, target, make_batch, step=2)
+    assert metric.group_names == ("plants", "birds", "fungi")
+    assert numbers["group_accuracy_each"][:2].tolist() == [75, 0]
+    assert numbers["group_accuracy_each"][2].isnan()  # no image
+    assert numbers["accuracy"] == 60
+    assert "group_accuracy_each" not in score(Accuracy(4), logits, target, make_batch)
+    with pytest.raises(ValueError, match="2 groups for 4 classes"):
+        Accuracy(4, ("plants", "birds"))
+
+
+def test_total_of_a_published_table_is_its_groups_weighted_by_their_images(make_batch):
+    """TASN, Table 10: the super-categories' validation images weight their accuracies to the total of 95,986 images."""
+    images = [38206, 18076, 21226, 5680, 3490, 1780, 2385, 1841, 1362, 1086, 637, 144, 73]
+    assert sum(images) == 95_986
+    metric = Accuracy(13, tuple("abcdefghijklm"))
+    right = [count * (i + 3) // 20 for i, count in enumerate(images)]
+    metric.seen += torch.tensor(images)
+    metric.correct += torch.tensor(right)
+    metric._update_count = 1
+    numbers = metric.compute()
+    assert numbers["group_accuracy_each"].tolist() == pytest.approx(
+        [100 * r / n for r, n in zip(right, images, strict=True)]
+    )
+    assert float(numbers["accuracy"]) == pytest.approx(100 * sum(right) / 95_986)
