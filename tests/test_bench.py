@@ -144,8 +144,7 @@ def test_two_processes_train_like_one_with_the_same_global_batch(method, place, 
     # float32 and plain SGD: bfloat16 and Adam's division by tiny moments would amplify the order of additions
     plain = ["--trainer.precision", "32-true", "--optim.name", "sgd", "--optim.lr", "0.003", "--optim.warmup", "0"]
     plain += ["--optim.new_layer_factor", "1", "--optim.weight_decay", "5e-4"]
-    grouping = ["--method.init_args.prior_start", "0", "--method.init_args.parts", "5"]
-    plain += grouping if method == "region_grouping" else []
+    plain += ["--method.init_args.parts", "5"] if method == "region_grouping" else []
     one = resolve(cell(method, [*place, *uneven, *plain]))
     fit_here(one)
     overrides = one.cell.overrides[:-2]

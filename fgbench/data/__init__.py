@@ -1,7 +1,8 @@
 """Files in, ``Batch`` out: readers, splits, views and loaders, one file per dataset.
 
 May import: ``fgbench.types``. Must not import: methods, metrics, explain, scoring, or anything above them; and
-albumentations only in ``augment.py``. Reads: the folder of datasets. Writes: only toybirds, made there once.
+albumentations only in ``augment.py``. Reads: the folder of datasets. Writes: toybirds, made there once;
+and what ``prepare`` unpacks, copies and indexes.
 
 Names are looked up when they are first used, so that drawing processes and ``fgbench --help`` need not import torch.
 """

@@ -52,12 +52,9 @@ class Augment:
             self._transforms.append(A.RandomCrop(view.crop_size, view.crop_size, p=1))
         elif view.crop == "centre":
             self._transforms.append(A.CenterCrop(view.crop_size, view.crop_size, p=1))
-        self._late: list[A.BasicTransform] = []
-        if view.flip:
-            self._late.append(A.HorizontalFlip(p=view.flip))
-        if view.brightness:
-            factor = (1 - view.brightness, 1 + view.brightness)
-            self._late.append(A.ColorJitter(factor, contrast=(1, 1), saturation=(1, 1), hue=(0, 0), p=1))
+        self._flip = A.HorizontalFlip(p=view.flip) if view.flip else None
+        factor = (1 - view.brightness, 1 + view.brightness)
+        self._brightness = A.ColorJitter(factor, p=1) if view.brightness else None
 
     def __call__(
         self, image: UInt8[ndarray, "h w 3"], key: tuple[int, ...] = (0,)
@@ -106,8 +103,11 @@ class Augment:
             image, frame = self._apply(transform, image, frame, rng)
         for transform in self._cutter(*image.shape[:2]):
             image, frame = self._apply(transform, image, frame, rng)
-        for transform in self._late:
-            image, frame = self._apply(transform, image, frame, rng)
+        if self._flip:
+            image, frame = self._apply(self._flip, image, frame, rng)
+        if self._brightness and rng is not None:
+            # only this of the four that ColorJitter would draw, order and check; nothing is drawn after it
+            image = self._brightness.transforms[0](image, rng.uniform(*self._brightness.brightness))
         return image, np.array(frame)
 
     def _apply(
@@ -158,8 +158,6 @@ def _matrix(transform: A.BasicTransform, params: dict[str, Any], before: tuple[i
     if isinstance(transform, A.RandomCrop | A.CenterCrop | A.Crop):
         x0, y0 = params["crop_coords"][:2]
         return 1.0, 0.0, float(x0), 0.0, 1.0, float(y0)
-    if isinstance(transform, A.ColorJitter):
-        return _STAY
     raise TypeError(
         f"{type(transform).__name__} moves pixels in a way that augment.py does not know: add it to _matrix"
     )
@@ -182,8 +180,11 @@ def points_to_original(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2
 def points_to_input(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"]) -> Float[ndarray, "*n 2"]:
     """Points of the original image as points of the input."""
     a, b, c, d, e, f = frame.tolist()
-    x, y = points[..., 0] - c, points[..., 1] - f
     det = a * e - b * d
+    if b == d == 0:  # nothing is turned
+        upright: ndarray = (points - (c, f)) * (e, a) / det
+        return upright
+    x, y = points[..., 0] - c, points[..., 1] - f
     found = np.empty_like(points)
     found[..., 0], found[..., 1] = (e * x - b * y) / det, (a * y - d * x) / det
     return found
@@ -218,5 +219,6 @@ def mirror_order(landmark_names: tuple[str, ...]) -> tuple[int, ...]:
 
 def inside(points: Float[ndarray, "l 2"], height: int, width: int) -> Bool[ndarray, " l"]:
     """Which points lie on the input, its border included."""
-    found: ndarray = np.logical_and.reduce((points >= 0) & (points <= np.array([width, height])), axis=-1)
+    within = (points >= 0) & (points <= (width, height))
+    found: ndarray = within[:, 0] & within[:, 1]
     return found

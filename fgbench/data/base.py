@@ -251,6 +251,8 @@ class BenchDataModule(LightningDataModule):
         Raises:
             DataError: there is not that much; said before any training.
         """
+        if split == "fit" and not self.listing.has_fit:
+            split = "train"
         key = (view.resize, view.size, split)
         if key not in self._caches:
             rows = self.listing.rows(split)

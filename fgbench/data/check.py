@@ -86,7 +86,7 @@ def check(data: BenchDataModule, threads: int = 4, steps: Steps = no_progress) -
         *_labels(listing),
         *_twins(listing, seen),
     ]
-    names: tuple[Split, ...] = ("train", "val", "test")
+    names: tuple[Split, ...] = ("train", "val", "test", *(("fit",) if listing.has_fit else ()))
     return Report({name: data.split_size(name) for name in names}, data.num_outputs, tuple(findings), data.digest())
 
 
@@ -191,15 +191,20 @@ def _twins(listing: Listing, seen: _Seen) -> list[Finding]:
     order = np.argsort(group, kind="stable")
     ends = np.cumsum(count)
     pairs = [readable[order[ends[i] - count[i] : ends[i]]] for i in np.flatnonzero(count > 1)]
-    test = listing.split == 1
-    leaks = [rows for rows in pairs if test[rows].any() and not test[rows].all()]
+    test, learnt = (np.isin(np.arange(len(listing.names)), rows) for rows in _test_and_learnt(listing))
+    leaks = [rows for rows in pairs if test[rows].any() and learnt[rows].any()]
     torn = [rows for rows in pairs if (listing.target[rows] != listing.target[rows[0]]).any()]
-    plain = [rows for rows in pairs if test[rows].all() or not test[rows].any()]
+    plain = [rows for rows in pairs if not (test[rows].any() and learnt[rows].any())]
     return [
         _pairs("equal files in train and test", listing, leaks, len(readable)),
         _pairs("equal files with different labels", listing, torn, len(readable)),
         _pairs("equal files within a split", listing, plain, len(readable), harmless=True),
     ]
+
+
+def _test_and_learnt(listing: Listing) -> tuple[ndarray, ndarray]:
+    learnt: tuple[Split, ...] = ("train", "val", "fit")
+    return listing.rows("test"), np.concatenate([listing.rows(split) for split in learnt])
 
 
 def _pairs(what: str, listing: Listing, found: Sequence[ndarray], checked: int, harmless: bool = False) -> Finding:

@@ -77,14 +77,17 @@ class ImageDataset(Dataset[Batch]):
             image, frame = self._augment.change(image, (height, width), (self.seed, draw, image_id))
         except ValueError as error:
             raise ValueError(f"{listing.path(row)}: {error}") from None
-        found = boxes_to_input(frame, listing.boxes_of(row))
         boxes, box_valid = np.zeros((listing.most_boxes, 4), np.float32), np.zeros(listing.most_boxes, np.bool_)
-        boxes[: len(found)], box_valid[: len(found)] = found, True
-        landmarks, visible = points_to_input(frame, listing.landmarks[row]), listing.visible[row]
-        visible = visible & inside(landmarks, *image.shape[:2])
-        landmarks = landmarks * visible[:, None]
-        if is_mirrored(frame):
-            landmarks, visible = landmarks[self._mirror], visible[self._mirror]
+        if listing.most_boxes:
+            found = boxes_to_input(frame, listing.boxes_of(row))
+            boxes[: len(found)], box_valid[: len(found)] = found, True
+        landmarks, visible = listing.landmarks[row], listing.visible[row]
+        if len(visible):
+            landmarks = points_to_input(frame, landmarks)
+            visible = visible & inside(landmarks, *image.shape[:2])
+            landmarks = landmarks * visible[:, None]
+            if is_mirrored(frame):
+                landmarks, visible = landmarks[self._mirror], visible[self._mirror]
         target = listing.target[row]
         return Batch(
             image=torch.from_numpy(channels_first(image)),

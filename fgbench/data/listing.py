@@ -94,9 +94,13 @@ class Listing:
     def rows(self, split: Split) -> Int64[ndarray, " r"]:
         """Rows of a split, in published order."""
         if split == "fit":
-            fit = np.flatnonzero(self.split & FIT)
-            return fit if len(fit) else self.rows("train")
+            return np.flatnonzero(self.split & FIT) if self.has_fit else self.rows("train")
         return np.flatnonzero(self.split & 3 == SPLITS[split])
+
+    @property
+    def has_fit(self) -> bool:
+        """Whether a list of its own says what landmark regressors are fitted on."""
+        return bool((self.split & FIT).any())
 
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.

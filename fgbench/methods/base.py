@@ -118,7 +118,6 @@ class Method(LightningModule):
         self.num_outputs, self.target, self.optim = num_outputs, target, optim
         self._diverged: Tensor | None = None  # (step or -1, loss, terms...) of this process' first non-finite loss
         self._terms: tuple[str, ...] = ()
-        self._total_steps = 0
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits, saliency and parts of normalised images."""
@@ -170,11 +169,6 @@ class Method(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
         """The output; the scoring callback measures it."""
         return {"output": self(batch.image)}
-
-    @property
-    def progress(self) -> float:
-        """Fraction of all iterations that training has behind it, for methods with phases; 1 outside of a run."""
-        return self.global_step / self._total_steps if self._total_steps else 1.0
 
     # ---- divergence
 
@@ -239,6 +233,6 @@ class Method(LightningModule):
             optimizer = torch.optim.SGD(groups, momentum=self.optim.momentum, weight_decay=decay)
         else:
             optimizer = torch.optim.AdamW(groups, weight_decay=decay)
-        total = self._total_steps = int(self.trainer.estimated_stepping_batches)
+        total = int(self.trainer.estimated_stepping_batches)
         schedule = LambdaLR(optimizer, lambda step: self.optim.factor(step, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -42,9 +42,6 @@ Differences from paper and from code, each with its reason:
 * iNaturalist: the authors published no code. Rates, schedule and layers are CUB's, prior and resolution the paper's.
 * Without attention (ablation) every part weighs 1 / p; there is then no saliency, since the parts sum to one
   everywhere.
-* ``prior_start`` is ours, for training from scratch: the paper starts from features of ImageNet, which already tell the
-  parts of an object from its surroundings. Random features do not, and the prior is then satisfied by splitting the
-  background, for good. Off until the features tell the classes apart, it splits the object.
 * Saliency of attributes: of the attribute with the largest logit; ``explain`` gives it for any other.
 
 Fully convolutional test: any image of at least one cell works, since pooling is by assignment; nothing needs to be
@@ -232,7 +229,6 @@ class RegionGrouping(Method):
         parts: number of parts.
         attention: weigh parts by attention; false weighs them equally (ablation).
         prior_weight: of the occurrence prior in the loss; 0 leaves it out (ablation).
-        prior_start: fraction of training after which the prior counts; 0 with pretrained weights.
         prior_alpha: see ``OccurrencePrior``.
         prior_beta: see ``OccurrencePrior``.
         prior_pad: see ``OccurrencePrior``.
@@ -257,7 +253,6 @@ class RegionGrouping(Method):
         parts: int = 5,
         attention: bool = True,
         prior_weight: float = 0.5,
-        prior_start: float = 0.0,
         prior_alpha: float = 1.0,
         prior_beta: float = 1e-3,
         prior_pad: bool = False,
@@ -274,9 +269,7 @@ class RegionGrouping(Method):
                 f"parts={parts}, blocks={blocks}, width={width}, prior_weight={prior_weight}: need at least 2 parts, "
                 "1 block, a width that is a multiple of 4, and a prior_weight of at least 0"
             )
-        if not 0 <= prior_start < 1:
-            raise ValueError(f"prior_start is {prior_start}; it is a fraction of training, at least 0 and below 1")
-        self.parts, self.prior_weight, self.prior_start = parts, prior_weight, prior_start
+        self.parts, self.prior_weight = parts, prior_weight
         self.heads, outputs = (1, num_outputs) if target == "class" else (num_outputs, 1)
         self.grouping = GroupingUnit(parts, channels)
         self.transform = nn.Sequential(
@@ -304,8 +297,7 @@ class RegionGrouping(Method):
         if self.prior_weight:
             prior = self.prior(assignment)
             terms["prior"] = prior.detach()
-            if self.progress >= self.prior_start:
-                loss = loss + self.prior_weight * prior
+            loss = loss + self.prior_weight * prior
         return loss, terms
 
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:

@@ -116,20 +116,6 @@ def test_adamw_is_adamw(tmp_path):
     assert run.optimizers[0].param_groups[1]["weight_decay"] == 0.05
 
 
-def test_progress_is_the_fraction_of_iterations_done(tmp_path):
-    seen = []
-
-    class Watching(Baseline):
-        def loss(self, batch):
-            seen.append(self.progress)
-            return super().loss(batch)
-
-    method = Watching(3, "class", Optim(), backbone="resnet_nano", weights=None)
-    assert method.progress == 1.0
-    trainer(tmp_path, epochs=2).fit(method, loader())
-    assert seen == pytest.approx([step / 6 for step in range(6)])
-
-
 def test_loss_and_terms_are_logged(tmp_path):
     run = trainer(tmp_path, epochs=1)
     run.fit(RegionGrouping(3, "class", Optim(), "resnet_nano", None, prior_pad=True), loader())

@@ -337,19 +337,6 @@ def test_without_prior_there_is_no_such_term():
     assert set(terms) == {"classification"}
 
 
-def test_the_prior_counts_from_its_start_on():
-    method = make(prior_weight=0.25, prior_start=0.5, prior_pad=True)
-    batch = batch_of(torch.randn(4, 3, 64, 64), torch.arange(4))
-    method._total_steps = 1  # of a run that is at step 0
-    loss, terms = method.loss(batch)
-    assert float(loss.detach()) == float(terms["classification"])
-    method._total_steps = 0  # outside of a run
-    loss, terms = method.loss(batch)
-    torch.testing.assert_close(loss.detach(), terms["classification"] + 0.25 * terms["prior"])
-    with pytest.raises(ValueError, match="prior_start"):
-        make(prior_start=1.0)
-
-
 def test_without_attention_parts_weigh_the_same_and_nothing_is_salient():
     method = make(attention=False).eval()
     assert not any("attention" in name for name, _ in method.named_parameters())
