@@ -176,6 +176,9 @@ class Backbone(nn.Module):
             metadata of a safetensors file may say ``arch``, ``mean``, ``std`` and ``source``.
         stages: how many stages; None for all (all up to ``stride``, if that is given).
         stride: largest stride of the map. Later stages, where ``stages`` asks for them, run dilated instead of strided.
+        unstrided: numbers of stages, counted from 0 (-1: the last), that keep the size of their map, without dilation:
+            the map is finer, and later layers see less of the image than their weights were trained on. Not with
+            ``stride``.
         mean: per channel, of RGB in [0, 1]; None takes what the weights say, else ImageNet's.
         std: like ``mean``.
 
@@ -194,6 +197,7 @@ class Backbone(nn.Module):
         *,
         stages: int | None = None,
         stride: int | None = None,
+        unstrided: tuple[int, ...] = (),
         mean: Colour | None = None,
         std: Colour | None = None,
     ) -> None:
@@ -205,6 +209,12 @@ class Backbone(nn.Module):
             stages = len(spec.strides) if stride is None else sum(s <= stride for s in spec.strides)
         if not 1 <= stages <= len(spec.strides):
             raise ValueError(f"{arch} has stages 1 to {len(spec.strides)} (strides {spec.strides}), not {stages}")
+        unstrided = tuple(number + stages if number < 0 else number for number in unstrided)
+        if unstrided and (stride is not None or not all(0 < number < stages for number in unstrided)):
+            raise ValueError(
+                f"unstrided stages {unstrided} must be among 1 to {stages - 1} of {arch}, and exclude a largest stride "
+                "(stage 0 holds the stem, whose stride stays)"
+            )
         net = spec.build()
         own_mean, own_std = load_weights(net, arch, weights)
         self.arch = arch
@@ -216,6 +226,10 @@ class Backbone(nn.Module):
         for stage, before, after in zip(self.stages[1:], spec.strides, spec.strides[1:stages], strict=False):
             if stride is not None and after > stride:
                 dilate(stage, max(1, before // stride), after // stride)
+        for number in unstrided:
+            unstride(self.stages[number])
+            halvings = spec.strides[number] // spec.strides[number - 1]
+            self.strides = (*self.strides[:number], *(s // halvings for s in self.strides[number:]))
         # Tensors on the device: making them anew for each batch would wait for a GPU.
         scale, shift = [1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)]
         self.register_buffer("_scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
@@ -231,6 +245,10 @@ class Backbone(nn.Module):
         """RGB bytes as the weights want them, in channels-last memory."""
         pixels = image.contiguous(memory_format=torch.channels_last).float()
         return torch.addcmul(self._shift, pixels, self._scale)
+
+    def to_bytes(self, image: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """The RGB that a normalised image was made from, for pictures."""
+        return ((image - self._shift) / self._scale).round().clamp(0, 255).to(torch.uint8)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d u v"]:
         """The map after the last stage."""
@@ -261,6 +279,15 @@ def dilate(stage: nn.Module, before: int, after: int) -> None:
             layer.padding = tuple(d * (k // 2) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
             # The strided convolution itself still samples the old grid; what follows it must step over the new cells.
             dilation = after if strided else dilation
+
+
+def unstride(stage: nn.Module) -> None:
+    """Let a stage keep the size of its map: strides become 1, in shortcuts too; weights stay. A pool becomes 3 x 3."""
+    for layer in stage.modules():
+        if isinstance(layer, nn.MaxPool2d):
+            layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode = 3, 1, 1, False
+        elif isinstance(layer, nn.Conv2d):
+            layer.stride = (1, 1)
 
 
 def load_weights(net: nn.Module, arch: str, weights: str | None) -> tuple[Colour | None, Colour | None]:

@@ -58,6 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(verbs.add_parser("data", help="unpack and index a dataset, check it, look at it as a method sees it"))
 
+    ensemble = verbs.add_parser("ensemble", help="what finished runs say together: the mean of their probabilities")
+    ensemble.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="runs/<dataset>/<name>, two or more")
+    ensemble.add_argument("--output", type=Path, help="a JSON file to write it to, too")
+
     board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
     board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
     return parser
@@ -183,6 +187,17 @@ def prepare_data(data: "BenchDataModule", options: argparse.Namespace) -> int:
     return 0
 
 
+def run_ensemble(options: argparse.Namespace) -> int:
+    """Print accuracies of runs and of their ensemble."""
+    from fgbench import ensemble
+
+    found = ensemble.ensemble(options.folders)
+    print(ensemble.table(found))
+    if options.output:
+        ensemble.write_ensemble(found, options.output)
+    return 0
+
+
 def check_data(data: "BenchDataModule", threads: int) -> int:
     """Look at everything, print what was found."""
     from fgbench.data.check import check
@@ -209,6 +224,7 @@ VERBS = {
     "bench": run_bench,
     "data": run_data,
     "fit": run_phase,
+    "ensemble": run_ensemble,
     "leaderboard": run_leaderboard,
     "test": run_phase,
     "weights": run_weights,

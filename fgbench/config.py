@@ -36,6 +36,8 @@ FILLED_IN = {  # arguments of data and method that come from elsewhere
     "target": "the dataset",
 }
 
+WEIGHTS = ("weights", "attention_weights")  # arguments of methods that name weights: known by content, not by path
+
 
 @dataclass(frozen=True)
 class Training:
@@ -180,7 +182,7 @@ def resolve(cell: Cell) -> Resolved:
     try:
         return Resolved(cell, tree, digest(tree), sources)
     except WeightsError as error:
-        raise ConfigError(f"method.init_args.weights: {error}") from None
+        raise ConfigError(f"method.init_args: {error}") from None
 
 
 def is_customised(plan: Resolved) -> bool:
@@ -191,8 +193,9 @@ def is_customised(plan: Resolved) -> bool:
     if not plan.cell.overrides:
         return False
     plain = resolve(replace(plan.cell, overrides=())).tree
-    weights = plan.tree["method"]["init_args"].get("weights")
-    plain = merge(plain, {"method": {"init_args": {"weights": weights}}})
+    arguments = plan.tree["method"]["init_args"]
+    weights = {name: arguments[name] for name in WEIGHTS if name in arguments}
+    plain = merge(plain, {"method": {"init_args": weights}})
     return digest(plain) != plan.digest
 
 
@@ -233,8 +236,10 @@ def _try_to_make(tree: Mapping[str, Any]) -> BenchDataModule:
     data = make_data(tree)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Method, "method")
-    filled = {"weights": None, "optim": tree["optim"], "num_outputs": data.num_outputs, "target": data.target}
-    content = {"method": {**tree["method"], "init_args": {**tree["method"]["init_args"], **filled}}}
+    arguments = tree["method"]["init_args"]
+    filled = {"optim": tree["optim"], "num_outputs": data.num_outputs, "target": data.target}
+    unread = {name: None for name in WEIGHTS if name in arguments}
+    content = {"method": {**tree["method"], "init_args": {**arguments, **unread, **filled}}}
     with torch.device("meta"):
         parser.instantiate(parser.parse_object(content))
     return data
@@ -249,8 +254,9 @@ def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
     if "cache" in kept.get("data", {}).get("init_args", {}):
         kept["data"]["init_args"]["cache"] = "none"
     arguments = kept.get("method", {}).get("init_args", {})
-    if arguments.get("weights"):
-        arguments["weights"] = weight_tag(arguments["weights"])
+    for name in WEIGHTS:
+        if arguments.get(name):
+            arguments[name] = weight_tag(arguments[name])
     return dict(kept)
 
 

@@ -10,6 +10,7 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,14 @@ from fgbench.report import progress
 from fgbench.report import wandb as wandb_report
 from fgbench.report.callbacks import Speed
 from fgbench.report.figures import Example, write_sheet
+from fgbench.report.method_figures import write_method_figure
 from fgbench.result import Result, ResultError, to_json, utc_now, write_atomically
 from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_checkpoint, read_checkpoint
 from fgbench.scoring import Scoring
 from fgbench.types import Batch
 
 EXAMPLES = 12  # images on a run's sheet
+PICTURED = 6  # of them in a method's own figures
 
 
 def run_phase(phase: str, folder: Path) -> int:
@@ -137,7 +140,8 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     trainer = make_trainer(tree, folder, [scoring], logger)
     loaders: list[str] = [role for role in scoring.roles if role != "fit"]
     parts = folder / "predictions"
-    writers = {role: PredictionsWriter(parts / f"{role}{trainer.global_rank}.parquet") for role in loaders}
+    files = [*loaders, "logits"]
+    writers = {name: PredictionsWriter(parts / f"{name}{trainer.global_rank}.parquet") for name in files}
     scoring.writers.update(writers)
     trainer.test(method, dataloaders=scoring.loaders(data), verbose=False)
     for writer in writers.values():
@@ -145,12 +149,16 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     trainer.strategy.barrier()
     if not trainer.is_global_zero:
         return
-    for role in loaders:
-        pieces = [parts / f"{role}{rank}.parquet" for rank in range(trainer.world_size)]
-        merge_predictions(pieces, parts / f"{role}.parquet", expected=scoring.report["n_eval"])
+    for name in files:
+        pieces = [parts / f"{name}{rank}.parquet" for rank in range(trainer.world_size)]
+        whole = folder / "logits.parquet" if name == "logits" else parts / f"{name}.parquet"
+        merge_predictions(pieces, whole, expected=scoring.report["n_eval"])
+        for piece in pieces if name == "logits" else []:  # large
+            piece.unlink(missing_ok=True)
     join_predictions([parts / f"{role}.parquet" for role in loaders], folder / "predictions.parquet")
     with trainer.precision_plugin.forward_context():  # as the test saw them
         shown = choose_examples(data, method, trainer.strategy.root_device)
+        write_method_figures(folder, run["name"], method, shown)
     write_sheet(folder / "figures" / "examples.png", shown, run["name"])
     result = make_result(folder, run, data, method, scoring.report, logger)
     if logger:
@@ -165,6 +173,17 @@ def choose_examples(data: BenchDataModule, method: Method, device: torch.device)
     seen = data.dataset(data.locate_view or data.test_view)
     method.eval().to(device)
     return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
+
+
+def write_method_figures(folder: Path, title: str, method: Method, shown: Sequence[Example]) -> None:
+    """The figures that the method offers, of the first ``PICTURED`` images."""
+    shown = shown[:PICTURED]
+    images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
+    for name in method.figures:
+        found = [method.figure(name, method.normalise(image)) for image in images]
+        arrays = [{key: value.cpu().numpy() for key, value in panels.items()} for panels in found]
+        path = folder / "figures" / f"{name}.png"
+        write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
 
 
 def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:

@@ -29,6 +29,7 @@ Role = Literal["fit", "test", "locate"]
 SPLITS = {"fit": "fit", "test": "test", "locate": "test", "val": "val"}
 DIGITS = 4  # of a percentage in the report: 0.0001 % is less than one image of any split
 MOST_DETAILS = 256  # values of one metric by landmark, attribute or class; more can be had from the predictions
+EXACT = 2**27  # logits of a run that are kept in float32 (512 MB), as an exact ensemble needs them; beyond, in float16
 ROWS = 2048  # per-image rows that wait on the device before they are written: one wait for it, not one per step
 WRITTEN = {  # column of a metric -> column of the predictions file
     "predicted": "predicted",
@@ -64,6 +65,7 @@ class Scoring(Callback):
             as dataset and method have them.
         locate_writer: with a ``locate`` loader, takes ``image_id, hit, landmark_errors`` of it instead. An image may be
             shown to another process than in the test loader, so these rows are joined when all are written.
+        logits_writer: takes ``image_id, target, logits``, all of them, of the ``test`` loader.
         seed: of the random floors.
 
     Attributes:
@@ -83,6 +85,7 @@ class Scoring(Callback):
         *,
         writer: Writer | None = None,
         locate_writer: Writer | None = None,
+        logits_writer: Writer | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -90,12 +93,13 @@ class Scoring(Callback):
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
         self.seed = seed
-        self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer}
+        self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer, "logits": logits_writer}
         self.censuses: dict[str, Census] = {}
         self.metrics: dict[str, list[BenchMetric]] = {}
         self.reasons: dict[str, str] = {}
         self.report: dict[str, Any] = {}
         self._waiting: list[dict[str, Tensor]] = []
+        self._logits: list[dict[str, Tensor]] = []
         self._started = 0.0
         self._current: Role | None = None
 
@@ -222,8 +226,12 @@ class Scoring(Callback):
                 rows |= {new: columns[old] for old, new in WRITTEN.items() if old in columns and new not in rows}
         if self.writers.get(role) is not None:
             self._waiting.append(rows)
-            if sum(len(waiting["image_id"]) for waiting in self._waiting) >= ROWS:
-                self._write()
+        if role == "test" and self.writers.get("logits") is not None:
+            few = len(self.facts.split_ids("test")) * output.logits.shape[1] <= EXACT
+            logits = output.logits.float() if few else output.logits.half()
+            self._logits.append({"image_id": batch.image_id, "target": batch.target, "logits": logits})
+        if max(sum(len(rows["image_id"]) for rows in waiting) for waiting in (self._waiting, self._logits)) >= ROWS:
+            self._write()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce the last loader and fill ``report``."""
@@ -251,15 +259,14 @@ class Scoring(Callback):
 
     def _write(self) -> None:
         """Hand the waiting rows on: the only place where the device is waited for."""
-        writer = self.writers.get(str(self._current))
-        if not self._waiting or writer is None:
-            return
-        rows = {name: torch.cat([batch[name] for batch in self._waiting]).cpu().numpy() for name in self._waiting[0]}
-        self._waiting = []
-        writer.write(rows)
+        for name, waiting in ((str(self._current), self._waiting), ("logits", self._logits)):
+            writer = self.writers.get(name)
+            if waiting and writer is not None:
+                writer.write({key: torch.cat([rows[key] for rows in waiting]).cpu().numpy() for key in waiting[0]})
+        self._waiting, self._logits = [], []
 
     def _reset(self, pl_module: LightningModule, *names: str) -> None:
-        self._device, self._waiting = pl_module.device, []
+        self._device, self._waiting, self._logits = pl_module.device, [], []
         for name in names:
             for metric in (self.censuses[name], *self.metrics[name]):
                 metric.to(pl_module.device).reset()

@@ -13,6 +13,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 class _Gather(torch.autograd.Function):
     """Concatenates the processes' tensors; the gradient of a row is the sum of what all processes want of it."""
 

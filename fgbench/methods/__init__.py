@@ -7,7 +7,14 @@ Reads: weights files (through backbones). Writes: nothing.
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
 from fgbench.methods.region_grouping import RegionGrouping
+from fgbench.methods.ssn import SSN
+from fgbench.methods.tasn import TASN
 
-METHODS: dict[str, type[Method]] = {"baseline": Baseline, "region_grouping": RegionGrouping}
+METHODS: dict[str, type[Method]] = {
+    "baseline": Baseline,
+    "region_grouping": RegionGrouping,
+    "ssn": SSN,
+    "tasn": TASN,
+}
 
-__all__ = ["METHODS", "Baseline", "Method", "Optim", "RegionGrouping"]
+__all__ = ["METHODS", "SSN", "TASN", "Baseline", "Method", "Optim", "RegionGrouping"]

@@ -97,6 +97,7 @@ class Method(LightningModule):
 
     Attributes:
         parts: number of parts of ``Output.parts``, None where there are none.
+        figures: names of further figures that the method offers: keys of ``report.method_figures.DRAWN``.
         undefined_for: kinds of target for which the method is not defined, with the reason.
 
     Raises:
@@ -105,6 +106,7 @@ class Method(LightningModule):
 
     backbone: Backbone
     parts: int | None = None
+    figures: tuple[str, ...] = ()
     undefined_for: ClassVar[Mapping[Target, str]] = {}
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:
@@ -131,6 +133,10 @@ class Method(LightningModule):
         """The evidence for one class or attribute of each image, where a method tells them apart; else ``saliency``."""
         output: Output = self(image)
         return output.saliency
+
+    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
+        """What a figure of ``figures`` shows of one normalised image; ``report.method_figures`` draws it."""
+        raise NotImplementedError
 
     # ---- images
 
@@ -215,9 +221,13 @@ class Method(LightningModule):
 
     # ---- optimisation
 
+    def pretrained(self) -> list[nn.Module]:
+        """Modules that start from weights and learn at the base rate; with several networks, all of them."""
+        return [self.backbone]
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """``backbone`` at the base rate, ``new`` (everything else) at ``new_layer_factor`` times that."""
-        own = {id(parameter) for parameter in self.backbone.parameters()}
+        own = {id(parameter) for module in self.pretrained() for parameter in module.parameters()}
         rates = {"backbone": self.optim.lr, "new": self.optim.lr * self.optim.new_layer_factor}
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "new": []}
         for parameter in self.parameters():

@@ -1,0 +1,71 @@
+"""The small network that finds where to look: a pretrained trunk with a fine map, and dilated convolutions.
+
+Zheng et al., CVPR 2019, section 3.1, and the authors' code: a ResNet-18 of which the strides of stages 2 and 4 are
+removed, so that 224 pixels give 28 cells; two layers of dilated convolutions, the dilations of a layer sharing their
+weights; a classifier. ``ssn`` uses the trunk too.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fgbench.backbones import Backbone
+from fgbench.layers.dilated import SharedDilation
+
+
+class AttentionNet(nn.Module):
+    """A trunk with a fine map, two layers of several dilations, and a classifier.
+
+    Args:
+        trunk: its last map has stride 8.
+        channels: of the attention; None for those of the trunk.
+        num_outputs: of the classifier.
+    """
+
+    def __init__(self, trunk: Backbone, channels: int | None, num_outputs: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.channels = channels or trunk.out_channels
+        self.dilated = nn.Sequential(
+            SharedDilation(trunk.out_channels, self.channels, (1, 2)),
+            SharedDilation(self.channels, self.channels, (1, 2, 3)),
+        )
+        self.norm = nn.BatchNorm2d(self.channels)
+        self.classifier = nn.Linear(self.channels, num_outputs)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c u v"]:
+        """The non-negative map that attention is made of."""
+        features: Tensor = self.dilated(self.trunk(image))
+        return features
+
+    def classify(self, features: Float[Tensor, "b c u v"]) -> Float[Tensor, "b k"]:
+        """Logits, the only thing the attention net learns from."""
+        logits: Tensor = self.classifier(self.norm(features).relu().mean((2, 3)))
+        return logits
+
+
+def attention_trunk(arch: str, weights: str | None, stages: int | None = None, stride: int = 8) -> Backbone:
+    """A backbone that has no more than a stride: others are removed, of the last stage, the last but two, and so on.
+
+    Raises:
+        ValueError: the first stage alone has more.
+    """
+    plain = Backbone(arch, None, stages=stages)
+    excess, number, chosen = plain.strides[-1] // stride, len(plain.strides) - 1, []
+    while excess > 1 and number > 0:
+        if plain.strides[number] > plain.strides[number - 1]:
+            chosen.append(number)
+            excess //= plain.strides[number] // plain.strides[number - 1]
+            number -= 1
+        number -= 1
+    if excess > 1:
+        raise ValueError(f"attention_stride is {stride}; the least that {arch} can have with these stages is more")
+    return Backbone(arch, weights, stages=stages, unstrided=tuple(sorted(chosen)))
+
+
+def scaled(image: Float[Tensor, "b 3 h w"], short: int) -> tuple[int, int]:
+    """Height and width in proportion to the image's, the shorter side of ``short`` pixels."""
+    height, width = image.shape[2:]
+    least = min(height, width)
+    return round(height * short / least), round(width * short / least)

@@ -1,0 +1,104 @@
+"""Figures that only some methods have: what a method hands out by name (``Method.figures``), drawn for a few images.
+
+``sampling`` is Figure 4 of Zheng et al., CVPR 2019: the attention, its magnification along each axis, the integrals
+(output position over input position), the sampling points, the sampled image. ``channels`` is Figure 5: some
+channels of the feature map and the attention maps of the same channels.
+
+Arrays in, PNG out; no torch.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fgbench.report.figures import INCH, saliency_overlay
+from fgbench.result import write_atomically
+
+Arrays = Mapping[str, np.ndarray]
+POINTS = 24  # sampling points drawn along each side
+
+
+def write_method_figure(
+    path: Path, name: str, images: Sequence[UInt8[np.ndarray, "h w 3"]], arrays: Sequence[Arrays], title: str = ""
+) -> None:
+    """Draw one kind of figure for several images, a row (or two) for each.
+
+    Args:
+        path: the PNG file.
+        name: a key of ``DRAWN``.
+        images: what the method was shown.
+        arrays: what it handed out for each.
+        title: line above the sheet.
+
+    Raises:
+        ValueError: there is no image, or no such figure.
+    """
+    if not images:
+        raise ValueError(f"{path}: there is no image to draw")
+    if name not in DRAWN:
+        raise ValueError(f"{path}: there is no figure {name!r}; known: {', '.join(DRAWN)}")
+    rows, columns, draw = DRAWN[name]
+    figure = Figure(figsize=(columns * INCH, len(images) * rows * INCH * 1.15 + 0.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(images) * rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for index, (image, found) in enumerate(zip(images, arrays, strict=True)):
+        draw(axes[index * rows : (index + 1) * rows].ravel().tolist(), image, found)
+    figure.suptitle(title, fontsize=9)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomically(path, png.getvalue())
+
+
+def draw_sampling(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """Input, attention, points and sampled image; between them density and integral of each axis, where there are."""
+    height, width = image.shape[:2]
+    _show(axes[0], image, f"{width} x {height}")
+    _show(axes[1], saliency_overlay(image, found["attention"]), "attention")
+    if "rows" in found:
+        for axis, integral in ((axes[2], False), (axes[3], True)):
+            axis.axis("on")
+            for name, colour in (("rows", "#d55e00"), ("columns", "#0072b2")):
+                curve = found[name].cumsum() / found[name].sum() if integral else found[name]
+                place = (np.arange(len(curve)) + 0.5) / len(curve)
+                axis.plot(place, curve, color=colour, linewidth=1.2, label={"rows": "y", "columns": "x"}[name])
+            axis.tick_params(labelsize=5)
+            axis.set_title("integral" if integral else "magnification", fontsize=7)
+            axis.legend(fontsize=5, frameon=False)
+    _show(axes[4], image, "points")
+    oh, ow = found["points"].shape[:2]
+    some = found["points"][:: max(1, oh // POINTS), :: max(1, ow // POINTS)].reshape(-1, 2) - 0.5
+    axes[4].plot(some[:, 0], some[:, 1], linestyle="none", marker=".", markersize=1.5, color="#0072b2")
+    axes[4].set_xlim(-0.5, width - 0.5)
+    axes[4].set_ylim(height - 0.5, -0.5)
+    sampled = np.moveaxis(found["sampled"], 0, -1)
+    _show(axes[5], sampled, f"sampled, {sampled.shape[1]} x {sampled.shape[0]}")
+
+
+def draw_channels(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """Above some channels of the features, below the attention maps of the same channels."""
+    columns = len(axes) // 2
+    _show(axes[0], image, "features")
+    _show(axes[columns], image, "attention")
+    for position, number in enumerate(found["index"][: columns - 1], start=1):
+        _show(axes[position], saliency_overlay(image, found["features"][position - 1]), f"channel {number}")
+        _show(axes[columns + position], saliency_overlay(image, found["attention"][position - 1]), "")
+
+
+def _show(axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str) -> None:
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=7)
+
+
+DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], None]]] = {
+    "sampling": (1, 6, draw_sampling),
+    "channels": (2, 10, draw_channels),
+}
+"""By name: rows and columns of pictures for one image, and what draws them."""
