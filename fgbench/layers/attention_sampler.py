@@ -110,7 +110,7 @@ def inverse_transform(
         integral = torch.cat([at_zero, density.cumsum(1)], 1)  # at the edges of pixels
         targets = (torch.arange(out, device=density.device) + 0.5) * (integral[:, -1:] / out)
     above = torch.searchsorted(integral, targets).clamp(1, integral.shape[1] - 1)
-    high, low = integral.gather(1, above), integral.gather(1, above - 1)
+    high, low = integral.gather(1, above), integral.gather(1, (above - 1).clamp(min=0))
     step = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
     if convention == "official":
         return above + (targets - high) / step

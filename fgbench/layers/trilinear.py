@@ -72,16 +72,22 @@ def trilinear(features: Float[Tensor, "b c u v"], form: Form = "n(n(x)x)x", gain
         if form == "x":
             return Maps(None, x, size)
         if form == "self":
-            return Maps(None, torch.bmm(x.transpose(1, 2), x).div_(x.shape[1] ** 0.5).softmax(2), size)
-        left = (gain * x).softmax(2) if form.startswith(("n(x)", "n(n(x)")) else x
-        right = (gain * x).softmax(2) if form == "n(x)n(x)x" else x
+            return Maps(None, _softmax(torch.bmm(x.transpose(1, 2), x).div_(x.shape[1] ** 0.5)), size)
+        left = _softmax(x * gain) if form.startswith(("n(x)", "n(n(x)")) else x
+        right = left if form == "n(x)n(x)x" else x
         relation = torch.bmm(left, right.transpose(1, 2))
         del left, right
         if form in ("n(xx)x", "n(n(x)x)x"):
-            relation = relation.softmax(2)
+            relation = _softmax(relation)
         if form == "n(xxx)":
-            return Maps(None, torch.bmm(relation, x).softmax(2), size)
+            return Maps(None, _softmax(torch.bmm(relation, x)), size)
         return Maps(relation, x, size)
+
+
+def _softmax(rows: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:
+    """Over the last axis, in the memory of its argument."""
+    rows.sub_(rows.amax(2, keepdim=True)).exp_()
+    return rows.div_(rows.sum(2, keepdim=True))
 
 
 def distinct(sums: Float[Tensor, "b m"]) -> Bool[Tensor, "b m"]:

@@ -224,7 +224,9 @@ class TASN(Method):
         logits = {"attention": self.attention.classify(features)}
         maps = self._maps(features)
         self._remember(maps)
-        pooled = self.pool(self.backbone(self._streams(batch.image, maps)))
+        sampled = self._streams(batch.image, maps)
+        del maps  # of the size of a layer's output, and nothing needs it any more
+        pooled = self.pool(self.backbone(sampled))
         *details, structure = pooled.unflatten(0, (-1, len(batch.image))).unbind(0)
         if self.streams == "part":
             details = [structure, *details]
