@@ -283,3 +283,44 @@ def test_saved_weights_are_read_back_with_their_normalisation(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["nano.safetensors"]
     with pytest.raises(WeightsError, match="uses the whole network"):
         save_weights(Backbone("resnet_nano", stages=2), tmp_path / "part.safetensors", "a test")
+
+
+# ---- strides removed
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vgg16", "mobilenet_v2", "squeezenet1_1", "resnet_nano"])
+def test_a_stage_without_its_stride_keeps_the_map_and_the_weights(arch):
+    torch.manual_seed(0)
+    plain = Backbone(arch)
+    torch.manual_seed(0)
+    fine = Backbone(arch, unstrided=(-1,))
+    assert list(plain.state_dict()) == list(fine.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), fine.parameters(), strict=True))
+    assert fine.strides == (*plain.strides[:-1], plain.strides[-2])
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = nn.Sequential(*list(fine.eval().stages)[:-1])(image)
+        assert fine(image).shape[2:] == before.shape[2:]
+
+
+def test_without_strides_every_second_cell_is_the_strided_map():
+    """One 3 x 3 convolution of stride 1 holds all values of that of stride 2."""
+    stage = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU())
+    x = torch.randn(1, 3, 16, 16)
+    expected = stage(x)
+    unstride(stage)
+    torch.testing.assert_close(stage(x)[..., ::2, ::2], expected)
+
+
+def test_stages_that_cannot_lose_their_stride_are_refused():
+    with pytest.raises(ValueError, match="stem"):
+        Backbone("resnet18", unstrided=(0,))
+    with pytest.raises(ValueError, match="exclude"):
+        Backbone("resnet18", stride=16, unstrided=(2,))
+    with pytest.raises(ValueError, match="among 1 to 4"):
+        Backbone("resnet18", unstrided=(5,))
+
+
+def test_pictures_get_back_the_bytes_that_were_normalised():
+    backbone, image = Backbone("resnet_nano"), torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8)
+    assert torch.equal(backbone.to_bytes(backbone.normalise(image)), image)

@@ -40,6 +40,20 @@ def test_the_digest_ignores_machine_seed_and_comments_but_no_number():
     assert resolve(Cell("baseline", "toybirds", overrides=("--data.init_args.batch_size", "6"))).digest != digest
 
 
+def test_the_attention_nets_weights_count_by_content_too(tmp_path):
+    for name, content in (("a.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"two")):
+        (tmp_path / name).write_bytes(content)
+
+    def digest(name):
+        arguments = ("--method.init_args.attention_backbone", "resnet_nano")
+        weights = ("--method.init_args.attention_weights", str(tmp_path / name))
+        return resolve(Cell("tasn", "toybirds", overrides=(*arguments, *weights))).digest
+
+    assert digest("a.pth") == digest("b.pth") != digest("c.pth")
+    with pytest.raises(ConfigError, match="nowhere"):
+        digest("nowhere.pth")
+
+
 def test_a_weights_file_counts_by_content_not_by_path(tmp_path):
     def digest_of(name, content):
         (tmp_path / name).write_bytes(content)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fgbench.backbones import Backbone
+from fgbench.backbones import ARCHITECTURES, Backbone
 from fgbench.layers.dilated import SharedDilation
 
 
@@ -51,12 +51,12 @@ def attention_trunk(arch: str, weights: str | None, stages: int | None = None, s
     Raises:
         ValueError: the first stage alone has more.
     """
-    plain = Backbone(arch, None, stages=stages)
-    excess, number, chosen = plain.strides[-1] // stride, len(plain.strides) - 1, []
+    strides = ARCHITECTURES[arch].strides[:stages] if arch in ARCHITECTURES else (1,)  # Backbone knows what to say
+    excess, number, chosen = strides[-1] // stride, len(strides) - 1, []
     while excess > 1 and number > 0:
-        if plain.strides[number] > plain.strides[number - 1]:
+        if strides[number] > strides[number - 1]:
             chosen.append(number)
-            excess //= plain.strides[number] // plain.strides[number - 1]
+            excess //= strides[number] // strides[number - 1]
             number -= 1
         number -= 1
     if excess > 1:

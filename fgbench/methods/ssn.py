@@ -14,7 +14,7 @@ Differences from paper and from code, each with its reason:
 * The saliency is continued beyond the border by its border, and displacements, not positions, are interpolated:
   constant saliency then is the identity exactly.
 * The blurring of the classifier's input in the first epochs, which pushes the map to sharpen, is left out.
-* The convolution that gives the map starts at zero: training starts from the plain resize.
+* The convolution that gives the map starts small: training starts near the plain resize.
 * The width of the Gaussian is that of the authors' code, 13 of 31 cells at half maximum (the paper: about a third of
   the map's side).
 """
@@ -32,6 +32,8 @@ from fgbench.methods.attention_net import attention_trunk, scaled
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
+
+START = 0.01  # spread of the saliency's first weights
 
 
 class SSN(Method):
@@ -89,7 +91,7 @@ class SSN(Method):
         self.norm = nn.BatchNorm2d(self.trunk.out_channels)
         # No bias: the softmax over cells would subtract it.
         self.score = nn.Conv2d(self.trunk.out_channels, 1, 1, bias=False)
-        nn.init.zeros_(self.score.weight)
+        nn.init.normal_(self.score.weight, std=START)
         self.classifier = nn.Linear(self.backbone.out_channels, num_outputs)
         self.attention_size, self.sampled, self.sigma = attention_size, sampled, sigma
 

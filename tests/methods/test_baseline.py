@@ -34,3 +34,21 @@ def test_attributes_show_the_one_with_the_largest_logit():
         method.classifier.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
     image = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(method(image).saliency, method.explain(image, torch.tensor([1, 1])))
+
+
+def test_covariance_head_has_no_map_and_keeps_the_last_stages_cells():
+    method = Baseline(3, "class", Optim(), backbone="resnet_nano", weights=None, head="isqrt_2k").eval()
+    output = method(torch.randn(2, 3, 64, 64))
+    assert output.saliency is None
+    assert method.explain(torch.randn(2, 3, 64, 64), torch.tensor([0, 1])) is None
+    assert method.classifier.in_features == 2080
+    assert method.backbone.strides == (2, 4, 8, 8)
+
+
+def test_flip_test_averages_the_probabilities_in_evaluation_only():
+    method = Baseline(3, "class", Optim(), backbone="resnet_nano", weights=None, flip_test=True).eval()
+    image = torch.randn(2, 3, 64, 64)
+    found = method(image).logits.softmax(1)
+    method.flip_test = False
+    expected = (method(image).logits.softmax(1) + method(image.flip(3)).logits.softmax(1)) / 2
+    torch.testing.assert_close(found, expected)

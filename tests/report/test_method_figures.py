@@ -1,0 +1,53 @@
+"""Figures of methods are drawn from arrays, for every name that a method offers."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgbench.methods import METHODS
+from fgbench.report.method_figures import DRAWN, write_method_figure
+
+RNG = np.random.default_rng(0)
+
+
+def arrays(name, densities=True):
+    if name == "channels":
+        return {"features": RNG.random((9, 4, 5)), "attention": RNG.random((9, 4, 5)), "index": np.arange(9)}
+    grid = np.stack(np.meshgrid(np.linspace(1, 59, 32), np.linspace(1, 39, 24)), -1)
+    found = {"attention": RNG.random((4, 5)), "points": grid, "sampled": RNG.integers(0, 256, (3, 24, 32), np.uint8)}
+    return found | ({"rows": RNG.random(40), "columns": RNG.random(60)} if densities else {})
+
+
+@pytest.mark.parametrize(("name", "densities"), [("sampling", True), ("sampling", False), ("channels", True)])
+def test_a_sheet_has_a_row_of_pictures_for_each_image(tmp_path, name, densities):
+    images = [RNG.integers(0, 256, (40, 60, 3), np.uint8) for _ in range(2)]
+    heights = []
+    for count in (1, 2):
+        path = tmp_path / f"{name}{count}.png"
+        write_method_figure(path, name, images[:count], [arrays(name, densities) for _ in images[:count]], "title")
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        heights.append(picture.shape[0])
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 200
+    assert heights[1] > 1.5 * heights[0]
+
+
+def test_the_sampled_image_is_on_the_sheet(tmp_path):
+    found = arrays("sampling")
+    found["sampled"] = np.zeros((3, 24, 32), np.uint8)
+    found["sampled"][0] = 255
+    write_method_figure(tmp_path / "a.png", "sampling", [np.full((40, 60, 3), 128, np.uint8)], [found])
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    red = (picture[..., 0] > 250) & (picture[..., 1:].max(axis=2) < 5)
+    assert red.sum() > 5000
+    assert np.nonzero(red)[1].min() > 0.8 * picture.shape[1]  # the last picture of the row
+
+
+def test_every_figure_that_a_method_offers_can_be_drawn():
+    assert {name for method in METHODS.values() for name in method.figures} == set(DRAWN)
+
+
+def test_unknown_names_and_no_images_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="sampling, channels"):
+        write_method_figure(tmp_path / "a.png", "sample", [np.zeros((4, 4, 3), np.uint8)], [{}])
+    with pytest.raises(ValueError, match="no image"):
+        write_method_figure(tmp_path / "a.png", "sampling", [], [])
