@@ -44,14 +44,17 @@ def write_method_figure(
     if name not in DRAWN:
         raise ValueError(f"{path}: there is no figure {name!r}; known: {', '.join(DRAWN)}")
     rows, columns, draw = DRAWN[name]
-    figure = Figure(figsize=(columns * INCH, len(images) * rows * INCH * 1.15 + 0.4), dpi=100, layout="constrained")
+    height = len(images) * rows * INCH * 1.15 + 0.4
+    figure = Figure(figsize=(columns * INCH, height), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(images) * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for index, (image, found) in enumerate(zip(images, arrays, strict=True)):
         draw(axes[index * rows : (index + 1) * rows].ravel().tolist(), image, found)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height)
+    # By hand: the constrained layout of a hundred axes takes half a minute.
+    figure.subplots_adjust(0.01, 0.2 / height, 0.99, 1 - 0.5 / height, wspace=0.14, hspace=0.2)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     write_atomically(path, png.getvalue())
@@ -69,7 +72,7 @@ def draw_sampling(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found
                 curve = found[name].cumsum() / found[name].sum() if integral else found[name]
                 place = (np.arange(len(curve)) + 0.5) / len(curve)
                 axis.plot(place, curve, color=colour, linewidth=1.2, label={"rows": "y", "columns": "x"}[name])
-            axis.tick_params(labelsize=5)
+            axis.tick_params(labelsize=5, pad=1)
             axis.set_title("integral" if integral else "magnification", fontsize=7)
             axis.legend(fontsize=5, frameon=False)
     _show(axes[4], image, "points")
