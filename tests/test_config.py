@@ -41,7 +41,8 @@ def test_the_digest_ignores_machine_seed_and_comments_but_no_number():
 
 
 def test_the_attention_nets_weights_count_by_content_too(tmp_path):
-    for name, content in (("a.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"two")):
+    for name, content in (("a/w.pth", b"one"), ("b/w.pth", b"one"), ("c/w.pth", b"two")):
+        (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(content)
 
     def digest(name):
@@ -49,7 +50,7 @@ def test_the_attention_nets_weights_count_by_content_too(tmp_path):
         weights = ("--method.init_args.attention_weights", str(tmp_path / name))
         return resolve(Cell("tasn", "toybirds", overrides=(*arguments, *weights))).digest
 
-    assert digest("a.pth") == digest("b.pth") != digest("c.pth")
+    assert digest("a/w.pth") == digest("b/w.pth") != digest("c/w.pth")
     with pytest.raises(ConfigError, match="nowhere"):
         digest("nowhere.pth")
 

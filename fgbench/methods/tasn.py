@@ -12,7 +12,7 @@ port), used as a reference only.
 ``PRESETS`` says which value comes from the paper and which from the authors' code. Parts: the attention channels,
 hundreds, grouped into ``parts`` by a rule without labels (``layers.trilinear.group_channels``): channels whose maps
 overlap, averaged over training, go together. A part's map is its channels' average less the average of all, cut at
-zero. This is ours; the paper evaluates no parts.
+zero, in units of the largest feature. This is ours; the paper evaluates no parts.
 
 Differences from paper and from code, each with its reason:
 
@@ -279,7 +279,8 @@ class TASN(Method):
     @torch.no_grad()
     def _parts(self, maps: trilinear.Maps) -> Float[Tensor, "b p u v"]:
         with torch.autocast(maps.base.device.type, enabled=False):
-            return maps.mixed(self.groups - 1 / self.groups.shape[1]).relu()
+            peak = maps.base.amax((1, 2))[:, None, None, None].clamp(min=torch.finfo(torch.float32).tiny)
+            return maps.mixed(self.groups - 1 / self.groups.shape[1]).relu() / peak
 
     @torch.no_grad()
     def _details(self, maps: trilinear.Maps) -> Float[Tensor, "b s u v"]:
