@@ -181,7 +181,10 @@ def write_method_figures(folder: Path, title: str, method: Method, shown: Sequen
     images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
     for name in method.figures:
         found = [method.figure(name, method.normalise(image)) for image in images]
-        arrays = [{key: value.cpu().numpy() for key, value in panels.items()} for panels in found]
+        arrays = [
+            {key: (x.float() if x.is_floating_point() else x).cpu().numpy() for key, x in panels.items()}
+            for panels in found
+        ]
         path = folder / "figures" / f"{name}.png"
         write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
 
