@@ -6,8 +6,15 @@ Reads: weights files (through backbones). Writes: nothing.
 
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
+from fgbench.methods.mc_loss import MCLoss
 from fgbench.methods.region_grouping import RegionGrouping
+from fgbench.methods.tdsa import TDSA
 
-METHODS: dict[str, type[Method]] = {"baseline": Baseline, "region_grouping": RegionGrouping}
+METHODS: dict[str, type[Method]] = {
+    "baseline": Baseline,
+    "mc_loss": MCLoss,
+    "region_grouping": RegionGrouping,
+    "tdsa": TDSA,
+}
 
-__all__ = ["METHODS", "Baseline", "Method", "Optim", "RegionGrouping"]
+__all__ = ["METHODS", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "RegionGrouping"]
