@@ -43,9 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--datasets", default="toybirds", metavar="A,B|all", help="default: %(default)s")
     bench.add_argument("--seeds", default="0", metavar="0,1,2", help="default: %(default)s")
     bench.add_argument(
-        "--variant", default="", help="an ablation: a file experiments/ablations/<dataset>/<method>.*.yaml"
+        "--losses", default="cross_entropy", metavar="A,B|all", help="of a linear classifier; default: %(default)s"
     )
-    bench.add_argument("--track", default="paper", help="a file of experiments/tracks; default: the papers' recipes")
+    bench.add_argument(
+        "--variant", default="", help="an ablation: a file experiments/ablations/[<dataset>/]<method>.*.yaml; a+b: both"
+    )
+    bench.add_argument(
+        "--track", default="paper", help="a file of experiments/tracks, a+b: both; default: the papers' recipes"
+    )
     bench.add_argument("--dry-run", action="store_true", help="print the resolved configurations and stop")
 
     for phase, text in (("fit", "train the run in a folder"), ("test", "evaluate the run in a folder")):
@@ -111,7 +116,13 @@ def run_bench(options: argparse.Namespace) -> int:
         return 0
     try:
         chosen = cells.grid(
-            options.methods, options.datasets, options.seeds, options.variant, options.track, options.rest
+            options.methods,
+            options.datasets,
+            options.seeds,
+            options.variant,
+            options.track,
+            options.rest,
+            options.losses,
         )
         return bench(chosen, dry_run=options.dry_run)
     except cells.ConfigError as error:

@@ -49,7 +49,7 @@ from fgbench.types import Batch, Output, Target
 
 
 def channel_table(channels: int, classes: int) -> Int[Tensor, "k p"]:
-    """The channels of each class; -1 where a class has one less than others.
+    """The channels of each class; -1 where a class has one less than others. Made on the CPU, whatever the default.
 
     >>> channel_table(5, 2)
     tensor([[ 0,  1, -1],
@@ -58,8 +58,8 @@ def channel_table(channels: int, classes: int) -> Int[Tensor, "k p"]:
     blocks = group_blocks(channels, classes)
     widest, rows, first = max(size for _, size in blocks), [], 0
     for count, size in blocks:
-        block = torch.full((count, widest), -1)
-        block[:, :size] = first + torch.arange(count * size).view(count, size)
+        block = torch.full((count, widest), -1, device="cpu")
+        block[:, :size] = first + torch.arange(count * size, device="cpu").view(count, size)
         rows.append(block)
         first += count * size
     return torch.cat(rows)

@@ -67,7 +67,7 @@ def gating_channels(high: int, mid: int, classes: int) -> Int[Tensor, " m"]:
     """
     last, earlier = channel_table(high, classes), channel_table(mid, classes)
     have, want = (last >= 0).sum(1, keepdim=True), (earlier >= 0).sum(1, keepdim=True)
-    place = torch.arange(earlier.shape[1]) * have // want
+    place = torch.arange(earlier.shape[1], device="cpu") * have // want
     return last.gather(1, place.clamp(max=last.shape[1] - 1))[earlier >= 0]
 
 
@@ -75,7 +75,7 @@ def finer_table(gating: Int[Tensor, " m"], high_table: Int[Tensor, "k p"]) -> In
     """The earlier channels that each last channel of each class gates; -1 where there are fewer than most have."""
     counts = torch.bincount(gating, minlength=int(high_table.max()) + 1)
     first = counts.cumsum(0) - counts
-    place = torch.arange(int(counts.max()))
+    place = torch.arange(int(counts.max()), device="cpu")
     of_channel = torch.where(place < counts[:, None], first[:, None] + place, -1)
     return torch.where(high_table[..., None] >= 0, of_channel[high_table.clamp(min=0)], -1)
 
@@ -156,7 +156,7 @@ class TDSA(MCLoss):
         channels, last = self._widen(mid, xi), self.high_table.numel() - int((self.high_table < 0).sum())
         self.mid_loss = MutualChannelLoss(channels, num_outputs, keep, norm)
         gating = gating_channels(last, channels, num_outputs)
-        self.repeats = torch.equal(gating, torch.arange(last).repeat_interleave(channels // last))
+        self.repeats = torch.equal(gating, torch.arange(last, device="cpu").repeat_interleave(channels // last))
         self.register_buffer("gating", gating, persistent=False)
         self.register_buffer("finer", finer_table(gating, self.high_table), persistent=False)
 
