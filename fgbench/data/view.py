@@ -17,23 +17,23 @@ class View:
             ``size * longer // shorter``, cut to an integer as torchvision does); ``squash`` makes both sides ``size``;
             ``none`` leaves the image as it is.
         size: pixels; unused with ``none``.
-        pad: pixels of black on every side, before the crop.
         crop: ``centre`` or ``random`` square of ``crop_size``; ``none`` keeps everything.
         crop_size: pixels; unused with ``none``.
         multiple: height and width are cut down to a multiple of this: of a border of ``n`` pixels, ``n // 2`` go at the
             top or left and the others at the bottom or right.
         flip: probability of a horizontal flip, which also exchanges left and right landmarks.
         brightness: pixel values are multiplied by a factor drawn from ``[1 - brightness, 1 + brightness]``.
+        pad: pixels of black on every side of the resized image, before the crop.
     """
 
     resize: Literal["short", "squash", "none"] = "none"
     size: int = 0
-    pad: int = 0
     crop: Literal["none", "centre", "random"] = "none"
     crop_size: int = 0
     multiple: int = 1
     flip: float = 0.0
     brightness: float = 0.0
+    pad: int = 0
 
     def __post_init__(self) -> None:
         if self.resize != "none" and self.size < 1:

@@ -28,7 +28,9 @@ class Center(CrossEntropy):
     def __init__(self, features: int, classes: int, weight: float = 0.003, step: float = 0.5) -> None:
         super().__init__(features, classes)
         if weight < 0 or not 0 <= step <= 1:
-            raise ValueError(f"center loss: weight={weight}, step={step}: need a weight of at least 0, a step in [0, 1]")
+            raise ValueError(
+                f"center loss: weight={weight}, step={step}: need a weight of at least 0, a step in [0, 1]"
+            )
         self.distance_weight, self.step = weight, step
         self.register_buffer("centres", torch.zeros(classes, features))
 

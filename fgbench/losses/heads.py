@@ -109,7 +109,7 @@ class Focal(CrossEntropy):
     ) -> tuple[Float[Tensor, ""], Terms]:
         """Mean of -(1 - p)^gamma log p; both factors have a gradient."""
         with torch.autocast(features.device.type, enabled=False):
-            log_p = self(features).log_softmax(1).gather(1, target[:, None])[:, 0]
+            log_p = self(features.float()).log_softmax(1).gather(1, target[:, None])[:, 0]
             return focal(log_p, self.gamma).mean(), {}
 
 

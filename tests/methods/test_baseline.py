@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from fgbench.losses import LGM, ArcFace, MutualChannel
 from fgbench.methods import Baseline, Optim
 from fgbench.methods.baseline import class_activation_map
 
@@ -34,3 +36,29 @@ def test_attributes_show_the_one_with_the_largest_logit():
         method.classifier.bias.copy_(torch.tensor([0.0, 50.0, 0.0]))
     image = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(method(image).saliency, method.explain(image, torch.tensor([1, 1])))
+
+
+@pytest.mark.parametrize("loss", [ArcFace, LGM])
+def test_the_cam_of_another_loss_shows_its_own_class_vectors(loss):
+    method = Baseline(4, "class", Optim(), backbone="resnet_nano", weights=None, loss=loss).eval()
+    image = torch.randn(2, 3, 64, 64)
+    output = method(image)
+    expected = class_activation_map(method.backbone(image), method.classifier.evidence(), output.logits.argmax(1))
+    torch.testing.assert_close(output.saliency, expected)
+
+
+def test_attributes_have_no_loss_of_exclusive_classes():
+    with pytest.raises(ValueError, match="ArcFace is of exclusive classes"):
+        Baseline(4, "attributes", Optim(), backbone="resnet_nano", weights=None, loss=ArcFace)
+
+
+def test_a_map_with_fewer_channels_than_classes_is_refused_before_training():
+    with pytest.raises(ValueError, match="16 channels cannot give each of 17 classes"):
+        Baseline(17, "class", Optim(), backbone="resnet_nano", weights=None, loss=MutualChannel)
+
+
+def test_with_an_embedding_there_is_no_cam():
+    method = Baseline(4, "class", Optim(), backbone="resnet_nano", weights=None, embedding=32, cells=2).eval()
+    output = method(torch.randn(2, 3, 64, 64))
+    assert method.classifier.weight.shape == (4, 32)
+    assert output.saliency is None

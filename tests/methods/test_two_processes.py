@@ -12,15 +12,23 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgbench.layers.batchnorm import convert_sync_batchnorm
+from fgbench.losses import LGM, ASoftmax, Center, MutualChannel
 from fgbench.methods import METHODS, Optim
 from fgbench.types import Batch
 
 WORLD, STEPS, BATCH = 2, 3, 8
 EXTRA = {
-    "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True}
-}  # a prior that sees the batch size
+    "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True},  # a prior that sees the batch size
+    "tdsa": {"high": "widen", "mid": "inline"},
+    # losses with a state, which all processes must share
+    "baseline/center": {"loss": Center},
+    "baseline/a_softmax": {"loss": ASoftmax},
+    "baseline/lgm": {"loss": LGM},
+    "baseline/mc_loss": {"loss": MutualChannel},
+}
 CELLS = [(name, target) for name, method in METHODS.items() for target in ("class", "attributes")
          if target not in method.undefined_for]  # fmt: skip
+CELLS += [(name, "class") for name in EXTRA if "/" in name]
 
 
 class Loss(nn.Module):
@@ -37,7 +45,7 @@ class Loss(nn.Module):
 def make(name, target):
     torch.manual_seed(3)
     kwargs = {"backbone": "resnet_nano", "weights": None, **EXTRA.get(name, {})}
-    return METHODS[name](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
+    return METHODS[name.split("/")[0]](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
 
 
 def batch(step, target, rank=None):
@@ -68,6 +76,7 @@ def train(name, target, rank=None):
 
 def worker(rank, folder):
     torch.set_num_threads(1)
+    torch.manual_seed(rank)  # processes draw different numbers
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     torch.save({cell: train(*cell, rank) for cell in CELLS}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
