@@ -1,8 +1,9 @@
 """What the mutual-channel loss costs: against grouped pooling by transposition, in time and in memory.
 
 Both take turns within one run, on the same map after the same ReLU, and the median of the ratios is the result. The
-reference pools groups of channels the way the authors' scripts do: the channel axis is brought to the end of the image by a
-transposition, pooled there as if it were a row of pixels, and brought back, twice; a mask of zeros and ones is multiplied.
+reference pools groups of channels the way the authors' scripts do: the channel axis is brought to the end of the image
+by a transposition, pooled there as if it were a row of pixels, and brought back, twice; a mask of zeros and ones is
+multiplied.
 
 ``python benchmarks/losses.py [--device cuda] [--images 32] [--size 28] [--turns 5]``
 """

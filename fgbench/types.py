@@ -52,8 +52,8 @@ class Output(NamedTuple):
         parts: ``b p u v`` float32, non-negative: soft assignment or attention per part; None where there is none.
         scores: ``b t k`` float32: what the channels that belong to a class say of it, at each of ``t`` stages of the
             network, the last one first; None where channels belong to no class.
-        finer: ``b p s u2 v2`` float32, non-negative: for each part the maps of an earlier stage that were searched within
-            it; zero where a part has fewer than ``s``; None where there is none.
+        finer: ``b p s u2 v2`` float32, non-negative: for each part the maps of an earlier stage that were searched
+            within it; zero where a part has fewer than ``s``; None where there is none.
     """
 
     logits: Tensor

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class Embedding(nn.Module):
     """The classifier of the mutual-channel papers without its last layer.
 
-    The map is pooled to ``cells`` rows and columns by its maxima: 7 is the 2 x 2 pool of VGG on 224 pixels, whatever the
-    size of the image; 1 is global maximum pooling.
+    The map is pooled to ``cells`` rows and columns by its maxima: 7 is the 2 x 2 pool of VGG on 224 pixels, whatever
+    the size of the image; 1 is global maximum pooling.
 
     Args:
         channels: of the map.

@@ -85,7 +85,7 @@ def keep_resolution(stage: nn.Sequential) -> None:
 
 
 def _remade(conv: nn.Conv2d, inputs: int | None = None, outputs: int | None = None) -> nn.Conv2d:
-    """The same convolution with other widths, initialised as a residual network's where it has no bias, else by torch."""
+    """The same with other widths; initialised as a residual network does where it has no bias, else as torch does."""
     made = nn.Conv2d(
         conv.in_channels if inputs is None else inputs,
         conv.out_channels if outputs is None else outputs,

@@ -76,8 +76,8 @@ class ArcFace(CosineHead):
     """The target's angle is enlarged by a margin.
 
     Paper: Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019 (scale 64, margin
-    0.5). Beyond pi - margin, where the cosine would rise again, the margin is ``margin * sin(margin)`` off the cosine, as
-    in the authors' code.
+    0.5). Beyond pi - margin, where the cosine would rise again, the margin is ``margin * sin(margin)`` off the cosine,
+    as in the authors' code.
 
     Args:
         features: see ``Head``.
@@ -103,8 +103,8 @@ class ASoftmax(Head):
 
     Paper: Liu et al., SphereFace: Deep Hypersphere Embedding for Face Recognition, CVPR 2017 (margin 4).
     The target's logit is a mean of the plain one and the one with a margin, and the weight of the plain one falls with
-    the steps of training: max(5, 1500 / (1 + 0.1 step)), the schedule of clcarwin/sphereface_pytorch (MIT). From scratch
-    the loss does not train without it (issues 30 and 40 of the authors' repository).
+    the steps of training: max(5, 1500 / (1 + 0.1 step)), the schedule of clcarwin/sphereface_pytorch (MIT). From
+    scratch the loss does not train without it (issues 30 and 40 of the authors' repository).
 
     Args:
         features: see ``Head``.

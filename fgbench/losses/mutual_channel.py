@@ -1,19 +1,19 @@
-"""The mutual-channel loss: each class owns some channels, which shall tell it from the others and differ among themselves.
+"""The mutual-channel loss: each class owns some channels, which shall tell it from others and differ among themselves.
 
 Paper: Chang et al., The Devil is in the Channels: Mutual-Channel Loss for Fine-Grained Image Classification, TIP 2020
 (arXiv 2002.04264); Chang et al., arXiv 2102.00367, Eqs. 1 to 6. Code by the authors:
 github.com/dongliangchang/Mutual-Channel-Loss (MIT), used as a reference only.
 
-*Discriminality.* A random half of each class's channels is kept, the same for the whole batch; the mean over positions of
-the largest kept channel is the class's logit; softmax cross-entropy. *Diversity.* Each channel's softmax over positions,
-the largest of a class's channels at each position, summed: ``h`` is 1 where all channels of the class have one map, and
-their number where no two overlap.
+*Discriminality.* A random half of each class's channels is kept, the same for the whole batch; the mean over positions
+of the largest kept channel is the class's logit; softmax cross-entropy. *Diversity.* Each channel's softmax over
+positions, the largest of a class's channels at each position, summed: ``h`` is 1 where all channels of the class have
+one map, and their number where no two overlap.
 
 Differences from paper and code: the half is taken by leaving channels out, not by multiplying them with zero, which is
 the same after a ReLU and right for signed maps. ``norm="size"`` minimises ``1 - h / size`` as the code does,
-``norm="none"`` minimises ``-h`` as the paper writes; the second is ``size`` times as strong. Channels that do not divide by
-the classes make two group sizes (the authors' deleted ResNet-50 script): the first classes have one channel less. All
-classes are computed at once, and processes leave out the same channels.
+``norm="none"`` minimises ``-h`` as the paper writes; the second is ``size`` times as strong. Channels that do not
+divide by the classes make two group sizes (the authors' deleted ResNet-50 script): the first classes have one channel
+less. All classes are computed at once, and processes leave out the same channels.
 """
 
 import math
@@ -117,7 +117,8 @@ class _Piece(NamedTuple):
 
     def of(self, flat: Tensor) -> Tensor:
         """``images classes size positions``, whatever the map's layout in memory."""
-        return flat[self.rows, self.channels].unflatten(1, (-1, self.size)).contiguous()
+        piece: Tensor = flat[self.rows, self.channels].unflatten(1, (-1, self.size))
+        return piece.contiguous()
 
 
 def _pieces(flat: Tensor, blocks: Blocks, kept: Sequence[Tensor]) -> list[_Piece]:
@@ -142,11 +143,13 @@ def _pieces(flat: Tensor, blocks: Blocks, kept: Sequence[Tensor]) -> list[_Piece
 def _pick(x: Tensor, kept: Tensor) -> Tensor:
     """The kept channels of each class."""
     first = torch.arange(len(kept), device=x.device)[:, None] * x.shape[2]
-    return x.flatten(1, 2).index_select(1, (first + kept).flatten()).unflatten(1, kept.shape)
+    picked: Tensor = x.flatten(1, 2).index_select(1, (first + kept).flatten())
+    chosen: Tensor = picked.unflatten(1, kept.shape)
+    return chosen
 
 
 def _peak(x: Tensor, winner: Tensor) -> Tensor:
-    """The largest over axis 2, and into ``winner`` the first position that has it: ``max`` itself is ten times slower."""
+    """The largest over axis 2, and into ``winner`` the first position that has it; ``max`` itself is far slower."""
     peak = x.amax(2)
     rank = torch.arange(x.shape[2], 0, -1, dtype=torch.uint8, device=x.device)[:, None]
     first = x.shape[2] - ((x == peak[:, :, None]) * rank).amax(2)
@@ -234,8 +237,8 @@ class MutualChannelLoss(nn.Module):
 class MutualChannel(CrossEntropy):
     """Cross-entropy, and the mutual-channel loss of the map that the features were pooled from (``LOSS=mc_loss``).
 
-    The map is the network's own, with as many channels per class as it has; ``METHOD=mc_loss`` also changes the network,
-    as the paper does.
+    The map is the network's own, with as many channels per class as it has; ``METHOD=mc_loss`` also changes the
+    network, as the paper does.
 
     Args:
         features: see ``Head``.

@@ -9,9 +9,9 @@ Differences from common use: VGG's fully connected layers are left out, as in th
 conv5_3 (stride 16). The bias is no evidence of any cell and is left out of the map. For attributes the map is that of
 the attribute with the largest logit; ``explain`` gives it for any other.
 
-``embedding`` puts the classifier of the mutual-channel papers between map and last layer, for their comparison of losses:
-maxima of ``cells`` rows and columns, batch norm, a layer of so many features, batch norm, ELU. There is no CAM then, and so
-no saliency.
+``embedding`` puts the classifier of the mutual-channel papers between map and last layer, for their comparison of
+losses: maxima of ``cells`` rows and columns, batch norm, a layer of so many features, batch norm, ELU. There is no CAM
+then, and so no saliency.
 """
 
 import torch

@@ -11,7 +11,8 @@ The total loss, in one place (``MCLoss.total``)::
     loss of the last layer (cross-entropy)
     + discriminality * softmax cross-entropy of the kept channels' peaks
     + diversity      * (1 - h / size)                                       norm: size, the code's; or
-    + diversity      * (-h)                                                 norm: none, the paper's, size times as strong
+    + diversity      * (-h)                                                 norm: none, the paper's, size times as
+    strong
 
 In the paper's symbols ``discriminality`` is mu and ``diversity`` is mu times lambda. What acts on ``h`` itself is
 ``diversity / size`` with the code's norm: 20 / 3 from scratch.
@@ -20,7 +21,8 @@ Differences from paper and from code, each with its reason:
 
 * Weights from scratch are 1.5 and 20, those of the code's last version; the paper's lambda of 10 would make it 15. Its
   script for a pretrained ResNet-50 has 0.0005 and 0.005, which adds 0.003 to the loss: nearly nothing.
-* See ``fgbench.losses.mutual_channel`` for channels that do not divide by the classes, masks of signed maps, and the norm.
+* See ``fgbench.losses.mutual_channel`` for channels that do not divide by the classes, masks of signed maps, and the
+  norm.
 * ``last_stride: 1`` is the authors' ResNet-18, whose last stage is not strided (and not dilated either).
 * The layer before a batch norm in the classifier has no bias: the norm subtracts it.
 * The pretrained network's classifier is the one of the ResNet-18 script: of the deleted script only the losses, rates
@@ -65,7 +67,7 @@ def channel_table(channels: int, classes: int) -> Int[Tensor, "k p"]:
     return torch.cat(rows)
 
 
-def take_channels(maps: Float[Tensor, "b n u v"], index: Int[Tensor, "b *p"]) -> Float[Tensor, "b *p u v"]:
+def take_channels(maps: Float[Tensor, "b n u v"], index: Int[Tensor, "b ..."]) -> Float[Tensor, "b ... u v"]:
     """Some channels of each image, cut at zero, float32; zeros for -1."""
     image = torch.arange(len(index), device=index.device).view(-1, *[1] * (index.ndim - 1))
     taken = maps[image, index.clamp(min=0)].float().relu()
@@ -173,7 +175,8 @@ class MCLoss(Method):
         """Both losses of one map with their weights."""
         discriminality, diversity = channels(maps, target)
         terms |= {f"{stage}_discriminality": discriminality.detach(), f"{stage}_diversity": diversity.detach()}
-        return self.discriminality * discriminality + self.diversity * diversity
+        loss: Tensor = self.discriminality * discriminality + self.diversity * diversity
+        return loss
 
     def stages(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b _ _ _"], ...]:
         """The maps whose channels belong to classes, the last one first."""

@@ -3,8 +3,8 @@
 The evidence is that of ``mc_loss``, and the earlier channels of each part: finer maps within it.
 
 Paper: Chang, Zheng, Ma, Du, Liang, arXiv 2102.00367 (2021).
-Code by the authors: github.com/dongliangchang/Top-Down-Spatial-Attention-Loss (MIT; VGG-16 on CUB only), used as a reference
-only.
+Code by the authors: github.com/dongliangchang/Top-Down-Spatial-Attention-Loss (MIT; VGG-16 on CUB only), used as a
+reference only.
 
 The total loss, in one place (``TDSA.total``)::
 
@@ -12,9 +12,9 @@ The total loss, in one place (``TDSA.total``)::
     +              discriminality * L_dis(high) + diversity * (1 - h / size)      the last map, MC_1
     + mid_weight * discriminality * L_dis(mid') + diversity * (1 - h / size)      the earlier map times the gate, MC_2
 
-``discriminality`` 1.5 is the paper's mu, ``diversity`` 15 its mu times lambda. What acts on ``h`` itself is ``diversity``
-over the channels per class: 15 / 3 for the last map and 15 / 9 for the earlier one. The paper's formula read literally
-(``norm: none``) would be 3 and 9 times as strong.
+``discriminality`` 1.5 is the paper's mu, ``diversity`` 15 its mu times lambda. What acts on ``h`` itself is
+``diversity`` over the channels per class: 15 / 3 for the last map and 15 / 9 for the earlier one. The paper's formula
+read literally (``norm: none``) would be 3 and 9 times as strong.
 
 The gate is sigmoid(up-sampled last map); each of its channels gates ``xi`` neighbouring channels of its own class. It
 feeds MC_2 only: neither the later layers nor a test see it. After a ReLU it is never below one half.
@@ -22,13 +22,13 @@ feeds MC_2 only: neither the later layers nor a test see it. After a ReLU it is 
 Differences from paper and from code, each with its reason:
 
 * Eq. 6 sums over images where it must sum over classes; "C^h higher than C^l" is meant the other way round.
-* ResNet-18 was not released. Its taps must be layer3 and layer4. Making all of layer3 1,800 channels wide would take 111 M
-  parameters, so ``mid: inline`` puts a 1 x 1 convolution, batch norm and ReLU behind it; ``widen`` and ``side`` (for the
-  loss only) can be had. The paper does not say whether layer4 is strided: ``last_stride: 1`` is the ResNet-18 of the
-  authors' mutual-channel script.
-* Channels of a pretrained network that do not divide by the classes make two group sizes at each stage. Channel ``i`` of
-  a class's ``m`` is gated by channel ``i * n / m`` of its ``n``, rounded down, which is the paper's repetition where ``n``
-  divides ``m``. Ours: the paper trains from scratch only.
+* ResNet-18 was not released. Its taps must be layer3 and layer4. Making all of layer3 1,800 channels wide would take
+  111 M parameters, so ``mid: inline`` puts a 1 x 1 convolution, batch norm and ReLU behind it; ``widen`` and ``side``
+  (for the loss only) can be had. The paper does not say whether layer4 is strided: ``last_stride: 1`` is the ResNet-18
+  of the authors' mutual-channel script.
+* Channels of a pretrained network that do not divide by the classes make two group sizes at each stage. Channel ``i``
+  of a class's ``m`` is gated by channel ``i * n / m`` of its ``n``, rounded down, which is the paper's repetition where
+  ``n`` divides ``m``. Ours: the paper trains from scratch only.
 * With ``nearest`` the sigmoid is taken before up-sampling, which is the same and four times cheaper.
 * The rest as in ``mc_loss``.
 """
@@ -85,7 +85,8 @@ def apply_gate(
 ) -> Float[Tensor, "b m u v"]:
     """The earlier map times the gate; ``gating`` None repeats each of its channels equally often, without a copy."""
     if gating is None:
-        return (mid.unflatten(1, (gate.shape[1], -1)) * gate[:, :, None]).flatten(1, 2)
+        repeated: Tensor = mid.unflatten(1, (gate.shape[1], -1)) * gate[:, :, None]
+        return repeated.flatten(1, 2)
     return mid * gate[:, gating]
 
 
@@ -93,7 +94,8 @@ class TDSA(MCLoss):
     """The mutual-channel loss of the last map and of the gated map one stage before.
 
     Args:
-        mid: where the earlier channels come from: ``own``, the network's; ``widen``, its stage is made as wide as needed;
+        mid: where the earlier channels come from: ``own``, the network's; ``widen``, its stage is made as wide as
+        needed;
             ``inline``, a 1 x 1 convolution between the two stages; ``side``, one that feeds the loss only.
         xi: earlier channels per last channel, 1 to 5 in the paper; not with ``own``.
         attention: false leaves the gate out (ablation).

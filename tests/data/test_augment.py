@@ -203,7 +203,7 @@ def test_a_padded_crop_is_a_slice_of_the_image_in_a_black_frame():
     augment, seen = Augment(View("squash", 40, "random", 40, flip=0.5, pad=4)), set()
     for key in range(300):
         pixels, frame = augment(image, (key,))
-        x, y = (int(round(frame[2])), int(round(frame[5])))
+        x, y = (round(frame[2]), round(frame[5]))
         flipped = is_mirrored(frame)
         left = x - 40 if flipped else x
         expected = wide[y + 4 : y + 44, left + 4 : left + 44]

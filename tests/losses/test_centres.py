@@ -28,7 +28,7 @@ def test_centres_move_by_the_papers_rule_and_only_in_training():
     head.eval().loss(features, target)
     assert head.centres[0].tolist() == [1, 0]
     head.train().loss(features, target)
-    # class 0: sum of (f - c) is (2, 0) + (1, 3), over 1 + 2, times 0.5; class 1: (1, 1) over 2, times 0.5; class 2 rests
+    # class 0: sum of (f - c) is (2, 0) + (1, 3), over 1 + 2, times 0.5; class 1: (1, 1) over 2, halved; class 2 rests
     torch.testing.assert_close(head.centres, torch.tensor([[1.5, 0.5], [0.25, 0.25], [5.0, 5.0]]))
     assert "centres" in head.state_dict()
     assert "centres" not in dict(head.named_parameters())

@@ -16,8 +16,6 @@ from fgbench.losses.mutual_channel import (
     peaks_of_classes,
 )
 
-from .conftest import loop_cross_entropy
-
 SETS = {"cub200": 200, "stanford_cars": 196, "fgvc_aircraft": 100, "flowers102": 102, "stanford_dogs": 120}
 
 
@@ -51,7 +49,7 @@ def loop(maps, blocks, kept):
 def autograd(maps, blocks, kept):
     """The same with torch's own operations, for gradients."""
     z, h, channel = [], [], 0
-    for (count, size), block in zip(blocks, kept, strict=True):
+    for (_, size), block in zip(blocks, kept, strict=True):
         for row in block.tolist():
             own = maps[:, channel : channel + size].flatten(2)
             z.append(own[:, row].max(1).values.mean(1))
