@@ -97,7 +97,8 @@ class Method(LightningModule):
 
     Attributes:
         parts: number of parts of ``Output.parts``, None where there are none.
-        undefined_for: kinds of target for which the method is not defined, with the reason.
+        class_stages: stages of the network whose channels belong to classes (``Output.scores``), 0 where there are
+        none. undefined_for: kinds of target for which the method is not defined, with the reason.
 
     Raises:
         ValueError: if the method is not defined for the kind of target.
@@ -105,6 +106,7 @@ class Method(LightningModule):
 
     backbone: Backbone
     parts: int | None = None
+    class_stages: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:

@@ -99,6 +99,7 @@ class MCLoss(Method):
     """
 
     undefined_for: ClassVar[Mapping[Target, str]] = {"attributes": "a channel belongs to one of exclusive classes"}
+    class_stages = 1
     high_table: Tensor
 
     def __init__(

@@ -120,6 +120,7 @@ class TDSA(MCLoss):
         loss: see there.
     """
 
+    class_stages = 2
     gating: Tensor
     finer: Tensor
 
