@@ -63,6 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_data(verbs.add_parser("data", help="unpack and index a dataset, check it, look at it as a method sees it"))
 
+    figure = verbs.add_parser("figure", help="draw what several runs say together")
+    kinds = figure.add_subparsers(dest="action", required=True, metavar="KIND")
+    curves = kinds.add_parser("curves", help="accuracy after each epoch, of runs that validated")
+    curves.add_argument("results", type=Path, nargs="+", help="result files: leaderboard/results/<dataset>/<name>.json")
+    channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
+    channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
+    channels.add_argument("after", type=Path, help="run folder of the method itself")
+    for kind in (curves, channels):
+        kind.add_argument("--output", type=Path, required=True, help="the PNG file")
+
     board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
     board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
     return parser
@@ -205,6 +215,31 @@ def check_data(data: "BenchDataModule", threads: int) -> int:
     return 0 if report.is_good else 1
 
 
+def run_figure(options: argparse.Namespace) -> int:
+    """Draw curves of results, or channels of two runs."""
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if options.action == "channels":
+            import torch
+
+            from fgbench.run import compare_channels
+
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            compare_channels(options.before, options.after, options.output, device)
+        else:
+            from fgbench.report.channel_figures import write_curves
+            from fgbench.result import read_result
+
+            results = [read_result(path) for path in options.results]
+            curves = {result.name: result.history.get("val_accuracy", []) for result in results}
+            write_curves(options.output, {name: curve for name, curve in curves.items() if curve})
+    except (ValueError, RuntimeError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    print(options.output)
+    return 0
+
+
 def run_leaderboard(options: argparse.Namespace) -> int:
     """Rebuild the tables."""
     from fgbench import leaderboard
@@ -219,6 +254,7 @@ def run_leaderboard(options: argparse.Namespace) -> int:
 VERBS = {
     "bench": run_bench,
     "data": run_data,
+    "figure": run_figure,
     "fit": run_phase,
     "leaderboard": run_leaderboard,
     "test": run_phase,

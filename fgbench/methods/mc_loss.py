@@ -160,6 +160,11 @@ class MCLoss(Method):
             loss = self.total(loss, terms, maps, batch.target)
         return loss, terms
 
+    def show(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Output:
+        """All evidence for any class of each image."""
+        maps = self.stages(image)
+        return self.evidence(self.classifier(self.embedding(maps[0])), maps, index)
+
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"]:
         """The map of any class's channels."""
         return take_channels(self.stages(image)[0], self.high_table[index]).amax(1)
