@@ -1,16 +1,17 @@
 """What a run remembers of its epochs."""
 
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import torch
+from lightning import LightningModule, Trainer
 
 from fgbench.resume import History
 
 
 def epoch(history, number, losses, **metrics):
-    module = SimpleNamespace(device=torch.device("cpu"))
-    strategy = SimpleNamespace(reduce=lambda x, reduce_op: x)
-    trainer = SimpleNamespace(current_epoch=number, strategy=strategy, callback_metrics=metrics)
+    module = Mock(spec=LightningModule, device=torch.device("cpu"))
+    trainer = Mock(spec=Trainer, current_epoch=number, callback_metrics=metrics)
+    trainer.strategy.reduce = lambda x, reduce_op: x
     history.on_train_epoch_start(trainer, module)
     for step, loss in enumerate(losses):
         history.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, step)
