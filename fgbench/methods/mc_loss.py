@@ -41,12 +41,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fgbench.backbones import Backbone, Colour
+from fgbench.backbones import Backbone
 from fgbench.layers.embedding import Embedding
 from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_stage
 from fgbench.losses import CrossEntropy, MakeHead
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence, group_blocks
 from fgbench.methods.base import Method, Optim
+from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
 

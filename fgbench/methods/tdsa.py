@@ -39,12 +39,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fgbench.backbones import Colour
 from fgbench.layers.widen import conv_norm_relu, widen_input, widen_stage
 from fgbench.losses import CrossEntropy, MakeHead
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence
 from fgbench.methods.base import Optim
 from fgbench.methods.mc_loss import MCLoss, channel_table, take_channels
+from fgbench.pretrained import Colour
 from fgbench.types import Output, Target
 
 Upsample = Literal["nearest", "bilinear", "bicubic"]
