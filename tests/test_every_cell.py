@@ -79,5 +79,5 @@ def test_every_dataset_has_a_protocol_and_every_recipe_belongs_to_one():
     kinds = {f"fgbench.data.{kind}" for kind in fgbench.data.DATASETS.values()}
     assert {protocol["data"]["class_path"] for protocol in protocols.values()} == kinds
     for folder in ("cells", "ablations"):
-        assert {path.name for path in (EXPERIMENTS / folder).iterdir()} <= set(protocols)
-        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).glob("*/*.yaml")} <= set(METHODS)
+        assert {path.name for path in (EXPERIMENTS / folder).iterdir() if path.is_dir()} <= set(protocols)
+        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).rglob("*.yaml")} <= set(METHODS)
