@@ -4,6 +4,7 @@ METHOD  ?= region_grouping
 DATASET ?= toybirds
 SEED    ?= 0
 SEEDS   ?= $(SEED)
+LOSS    ?=
 ARGS    ?=
 
 ifdef FGBENCH_PYTHON
@@ -23,6 +24,7 @@ help:  ## list the verbs
 	@echo
 	@echo "  make bench METHOD=baseline DATASET=toybirds SEED=0 ARGS='--trainer.max_epochs 5'    one cell"
 	@echo "  make bench METHOD=all DATASET=toybirds SEEDS=0,1,2                                  a grid of cells"
+	@echo "  make bench METHOD=baseline LOSS=arcface DATASET=toybirds                            another loss"
 	@echo "  make bench ARGS=--help                                                              every option"
 	@echo "  FGBENCH_PYTHON=python3 make bench       use an interpreter that has the packages; nothing is installed"
 
@@ -30,7 +32,7 @@ install:  ## make .venv from the lock (every verb does this when needed)
 	$(INSTALL)
 
 bench: install  ## train and evaluate METHOD on DATASET, add the row to the leaderboard
-	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS) $(ARGS)
+	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS)$(if $(LOSS), --losses $(LOSS)) $(ARGS)
 
 test: check  ## all checks, all tests with coverage, a two-process run, a one-epoch bench
 	@$(PYTHON) -m pytest --cov=fgbench --cov-report=term:skip-covered $(ARGS)

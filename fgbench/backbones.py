@@ -6,7 +6,7 @@ convolution of MobileNetV2 belongs to its last stage. Strides of the stages, and
 ==================  ==============================================================================
 resnet18/34         4 (64), layer1 4 (64), layer2 8 (128), layer3 16 (256), layer4 32 (512)
 resnet50/101        4 (64), layer1 4 (256), layer2 8 (512), layer3 16 (1024), layer4 32 (2048)
-vgg16/19            1 (64), 2 (128), 4 (256), 8 (512), 16 (512): each begins with a pool; the fifth pool is left out
+vgg16/16_bn/19      1 (64), 2 (128), 4 (256), 8 (512), 16 (512): each begins with a pool; the fifth pool is left out
 mobilenet_v2        2 (16), 4 (24), 8 (32), 16 (96), 32 (1280)
 squeezenet1_1       2 (64), 4 (128), 8 (256), 16 (512); no padding, so 224 pixels give 13 cells
 resnet_tiny         2 (32), layer1 4 (32), layer2 8 (64), layer3 8 (96), layer4 8 (96): 0.4 M parameters, for toybirds
@@ -95,12 +95,15 @@ class TinyResNet(nn.Module):
 
 
 class VGGFeatures(nn.Module):
-    """The convolutions of a VGG under torchvision's names (without building its 120 M parameters of classifier)."""
+    """The convolutions of a VGG under torchvision's names (without building its 120 M parameters of classifier).
 
-    def __init__(self, layout: str) -> None:
+    With batch norm, torch's own initialisation stays: that of the authors who train this network from scratch.
+    """
+
+    def __init__(self, layout: str, batch_norm: bool = False) -> None:
         super().__init__()
-        self.features = make_layers(cfgs[layout], batch_norm=False)
-        for module in self.features:
+        self.features = make_layers(cfgs[layout], batch_norm=batch_norm)
+        for module in [] if batch_norm else self.features:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 nn.init.constant_(cast(Tensor, module.bias), 0)
@@ -138,9 +141,9 @@ def _tiny(widths: tuple[int, ...], strides: tuple[int, ...]) -> Architecture:
     return Architecture(build, _cut_resnet, (widths[0], *widths), tuple(reached), ("fc.",), None)
 
 
-def _vgg(name: str, layout: str) -> Architecture:
+def _vgg(name: str, layout: str, batch_norm: bool = False) -> Architecture:
     channels, strides = (64, 128, 256, 512, 512), (1, 2, 4, 8, 16)
-    build = partial(VGGFeatures, layout)
+    build = partial(VGGFeatures, layout, batch_norm)
     return Architecture(build, _cut_vgg, channels, strides, ("classifier.",), f"{name}_Weights")
 
 
@@ -158,6 +161,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet50": _resnet("resnet50", (64, 256, 512, 1024, 2048)),
     "resnet101": _resnet("resnet101", (64, 256, 512, 1024, 2048)),
     "vgg16": _vgg("VGG16", "D"),
+    "vgg16_bn": _vgg("VGG16_BN", "D", batch_norm=True),
     "vgg19": _vgg("VGG19", "E"),
     "mobilenet_v2": _by_features("mobilenet_v2", (0, 2, 4, 7, 14), (16, 24, 32, 96, 1280), (2, 4, 8, 16, 32)),
     "squeezenet1_1": _by_features("squeezenet1_1", (0, 2, 5, 8), (64, 128, 256, 512), (2, 4, 8, 16)),

@@ -1,8 +1,9 @@
 """The grid: which cells there are, and which YAML files make each. No torch: the command line can ask at once.
 
 A cell is ``methods/<m>.yaml`` + ``datasets/<d>.yaml`` + ``cells/<d>/<m>.yaml`` (if there) + ``tracks/<track>.yaml``
-with ``tracks/<track>/<m>.yaml`` (if asked for) + ``ablations/<d>/<m>.<variant>.yaml`` (if asked for) + the command
-line, merged in that order.
+with ``tracks/<track>/<m>.yaml`` (if asked for) + the variant's file (if asked for) + the command line, merged in that
+order. A variant's file is ``ablations/<d>/<m>.<variant>.yaml``, ``ablations/<m>.<variant>.yaml`` (of any dataset) or
+``losses/<variant>.yaml``, the first that is there. Tracks and variants can be added up: ``scratch+vgg16``.
 
 May import: the standard library, yaml. Reads: ``experiments/``. Writes: nothing.
 """
@@ -50,15 +51,16 @@ class Cell:
         return command + (f" ARGS={shlex.quote(shlex.join(extra))}" if extra else "")
 
 
-def available(kind: Literal["methods", "datasets", "tracks"]) -> list[str]:
+def available(kind: Literal["methods", "datasets", "tracks", "losses"]) -> list[str]:
     """Names with a YAML file in ``experiments/<kind>``."""
     return sorted(path.stem for path in (EXPERIMENTS / kind).glob("*.yaml"))
 
 
 def variants(dataset: str, method: str) -> list[str]:
-    """Names of the ablations of a cell."""
-    paths = (EXPERIMENTS / "ablations" / dataset).glob(f"{method}.*.yaml")
-    return sorted(path.name[len(method) + 1 : -len(".yaml")] for path in paths)
+    """Names of the ablations of a cell: its own, and those of its method on any dataset."""
+    folders = (EXPERIMENTS / "ablations" / dataset, EXPERIMENTS / "ablations")
+    paths = [path for folder in folders for path in folder.glob(f"{method}.*.yaml")]
+    return sorted({path.name[len(method) + 1 : -len(".yaml")] for path in paths})
 
 
 def files_of(cell: Cell) -> list[Path]:
@@ -80,17 +82,25 @@ def files_of(cell: Cell) -> list[Path]:
     if recipe.exists():
         files.append(recipe)
     if cell.track != "paper":
-        files.append(EXPERIMENTS / "tracks" / f"{cell.track}.yaml")
-        if not files[-1].exists():
-            raise ConfigError(f"there is no track {cell.track!r}; known: paper, {', '.join(available('tracks'))}")
-        own = EXPERIMENTS / "tracks" / cell.track / f"{cell.method}.yaml"
-        files += [own] if own.exists() else []
-    if cell.variant:
-        files.append(EXPERIMENTS / "ablations" / cell.dataset / f"{cell.method}.{cell.variant}.yaml")
-        if not files[-1].exists():
-            known = variants(cell.dataset, cell.method)
-            raise ConfigError(f"there is no variant {cell.variant!r} of {cell}; known: {', '.join(known) or 'none'}")
+        for track in cell.track.split("+"):
+            files.append(EXPERIMENTS / "tracks" / f"{track}.yaml")
+            if not files[-1].exists():
+                raise ConfigError(f"there is no track {track!r}; known: paper, {', '.join(available('tracks'))}")
+            own = EXPERIMENTS / "tracks" / track / f"{cell.method}.yaml"
+            files += [own] if own.exists() else []
+    files += [_variant_file(cell, variant) for variant in cell.variant.split("+") if variant]
     return files
+
+
+def _variant_file(cell: Cell, variant: str) -> Path:
+    """Of an ablation of this cell, of this method, or of a loss."""
+    of_method = f"{cell.method}.{variant}.yaml"
+    places = [f"ablations/{cell.dataset}/{of_method}", f"ablations/{of_method}", f"losses/{variant}.yaml"]
+    for place in places:
+        if (EXPERIMENTS / place).exists():
+            return EXPERIMENTS / place
+    known = ", ".join([*variants(cell.dataset, cell.method), *available("losses")])
+    raise ConfigError(f"there is no variant {variant!r} of {cell}; known: {known}")
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,25 +133,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def grid(methods: str, datasets: str, seeds: str, variant: str, track: str, overrides: Sequence[str]) -> list[Cell]:
+def grid(
+    methods: str,
+    datasets: str,
+    seeds: str,
+    variant: str,
+    track: str,
+    overrides: Sequence[str],
+    losses: str = "cross_entropy",
+) -> list[Cell]:
     """The cells of comma lists; ``all`` stands for every name that has a YAML file.
 
+    A loss is a variant of its cell, added to the one that is asked for; cross-entropy is the cell itself.
+
     Raises:
-        ConfigError: for a seed that is not a number.
+        ConfigError: for a seed that is not a number, a loss that is not there.
     """
     chosen_methods = available("methods") if methods == "all" else _split(methods)
     chosen_datasets = available("datasets") if datasets == "all" else _split(datasets)
     if not all(re.fullmatch(r"\d+", seed) for seed in _split(seeds)):
         raise ConfigError(f"seeds are whole numbers separated by commas, not {seeds!r}")
-    for name, chosen in (("METHOD", chosen_methods), ("DATASET", chosen_datasets), ("SEEDS", _split(seeds))):
+    known = available("losses")
+    chosen_losses = known if losses == "all" else _split(losses)
+    if unknown := [loss for loss in chosen_losses if loss not in known]:
+        raise ConfigError(f"there is no loss {unknown[0]!r}; known: {', '.join(known)}")
+    lists = {"METHOD": chosen_methods, "DATASET": chosen_datasets, "SEEDS": _split(seeds), "LOSS": chosen_losses}
+    for name, chosen in lists.items():
         if not chosen:
             raise ConfigError(f"{name} is empty: name at least one")
     return [
-        Cell(method, dataset, int(seed), variant, track, tuple(overrides))
+        Cell(method, dataset, int(seed), _with_loss(variant, loss), track, tuple(overrides))
         for dataset in chosen_datasets
         for method in chosen_methods
+        for loss in chosen_losses
         for seed in _split(seeds)
     ]
+
+
+def _with_loss(variant: str, loss: str) -> str:
+    return variant if loss == "cross_entropy" else "+".join(filter(None, [variant, loss]))
 
 
 def _without_machine(overrides: Sequence[str]) -> list[str]:

@@ -43,9 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--datasets", default="toybirds", metavar="A,B|all", help="default: %(default)s")
     bench.add_argument("--seeds", default="0", metavar="0,1,2", help="default: %(default)s")
     bench.add_argument(
-        "--variant", default="", help="an ablation: a file experiments/ablations/<dataset>/<method>.*.yaml"
+        "--losses", default="cross_entropy", metavar="A,B|all", help="of a linear classifier; default: %(default)s"
     )
-    bench.add_argument("--track", default="paper", help="a file of experiments/tracks; default: the papers' recipes")
+    bench.add_argument(
+        "--variant", default="", help="an ablation: a file experiments/ablations/[<dataset>/]<method>.*.yaml; a+b: both"
+    )
+    bench.add_argument(
+        "--track", default="paper", help="a file of experiments/tracks, a+b: both; default: the papers' recipes"
+    )
     bench.add_argument("--dry-run", action="store_true", help="print the resolved configurations and stop")
 
     for phase, text in (("fit", "train the run in a folder"), ("test", "evaluate the run in a folder")):
@@ -61,6 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
     ensemble = verbs.add_parser("ensemble", help="what finished runs say together: the mean of their probabilities")
     ensemble.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="runs/<dataset>/<name>, two or more")
     ensemble.add_argument("--output", type=Path, help="a JSON file to write it to, too")
+    figure = verbs.add_parser("figure", help="draw what several runs say together")
+    kinds = figure.add_subparsers(dest="action", required=True, metavar="KIND")
+    curves = kinds.add_parser("curves", help="accuracy after each epoch, of runs that validated")
+    curves.add_argument("results", type=Path, nargs="+", help="result files: leaderboard/results/<dataset>/<name>.json")
+    channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
+    channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
+    channels.add_argument("after", type=Path, help="run folder of the method itself")
+    for kind in (curves, channels):
+        kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
     board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
     board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
@@ -115,7 +129,13 @@ def run_bench(options: argparse.Namespace) -> int:
         return 0
     try:
         chosen = cells.grid(
-            options.methods, options.datasets, options.seeds, options.variant, options.track, options.rest
+            options.methods,
+            options.datasets,
+            options.seeds,
+            options.variant,
+            options.track,
+            options.rest,
+            options.losses,
         )
         return bench(chosen, dry_run=options.dry_run)
     except cells.ConfigError as error:
@@ -209,6 +229,31 @@ def check_data(data: "BenchDataModule", threads: int) -> int:
     return 0 if report.is_good else 1
 
 
+def run_figure(options: argparse.Namespace) -> int:
+    """Draw curves of results, or channels of two runs."""
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if options.action == "channels":
+            import torch
+
+            from fgbench.run import compare_channels
+
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            compare_channels(options.before, options.after, options.output, device)
+        else:
+            from fgbench.report.channel_figures import write_curves
+            from fgbench.result import read_result
+
+            results = [read_result(path) for path in options.results]
+            curves = {result.name: result.history.get("val_accuracy", []) for result in results}
+            write_curves(options.output, {name: curve for name, curve in curves.items() if curve})
+    except (ValueError, RuntimeError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    print(options.output)
+    return 0
+
+
 def run_leaderboard(options: argparse.Namespace) -> int:
     """Rebuild the tables."""
     from fgbench import leaderboard
@@ -223,6 +268,7 @@ def run_leaderboard(options: argparse.Namespace) -> int:
 VERBS = {
     "bench": run_bench,
     "data": run_data,
+    "figure": run_figure,
     "fit": run_phase,
     "ensemble": run_ensemble,
     "leaderboard": run_leaderboard,

@@ -88,7 +88,10 @@ class RepeatableEpochs(Callback):
 
 
 class History(Callback):
-    """Mean loss of each epoch, over all processes; carried on over resumptions in the checkpoint."""
+    """Of each epoch the mean loss over all processes and, where there is a validation, its accuracy.
+
+    Carried on over resumptions in the checkpoint.
+    """
 
     def __init__(self) -> None:
         self.epochs: dict[str, list[float]] = {"loss": []}
@@ -110,6 +113,11 @@ class History(Callback):
         mean = trainer.strategy.reduce(self._sum / max(self._steps, 1), reduce_op="mean")
         del self.epochs["loss"][trainer.current_epoch :]
         self.epochs["loss"].append(round(float(mean), 6))
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        if accuracy is not None:
+            values = self.epochs.setdefault("val_accuracy", [])
+            del values[trainer.current_epoch :]
+            values.append(round(float(accuracy), 4))
 
     def state_dict(self) -> dict[str, Any]:
         """Lists of numbers."""

@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ from fgbench.backbones import save_weights
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
 from fgbench.layers.batchnorm import convert_sync_batchnorm
-from fgbench.methods.base import Method
+from fgbench.methods import MCLoss, Method
 from fgbench.predictions import PredictionsWriter, join_predictions, merge_predictions
-from fgbench.report import progress
+from fgbench.report import channel_figures, progress
 from fgbench.report import wandb as wandb_report
 from fgbench.report.callbacks import Speed
 from fgbench.report.figures import Example, write_sheet
@@ -41,6 +42,7 @@ from fgbench.types import Batch
 
 EXAMPLES = 12  # images on a run's sheet
 PICTURED = 6  # of them in a method's own figures
+CHANNEL_EXAMPLES = 4  # images on a run's sheet of channels, which has several rows for each
 
 
 def run_phase(phase: str, folder: Path) -> int:
@@ -160,6 +162,8 @@ def test(folder: Path, run: dict[str, Any]) -> None:
         shown = choose_examples(data, method, trainer.strategy.root_device)
         write_method_figures(folder, run["name"], method, shown)
     write_sheet(folder / "figures" / "examples.png", shown, run["name"])
+    if method.class_stages:
+        channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
     result = make_result(folder, run, data, method, scoring.report, logger)
     if logger:
         wandb_report.log_outcome(logger, result, folder / "predictions.parquet", shown)
@@ -196,7 +200,7 @@ def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
         output = method(method.normalise(image))
     maps = {
         name: value[0].float().cpu().numpy()
-        for name, value in (("saliency", output.saliency), ("parts", output.parts))
+        for name, value in (("saliency", output.saliency), ("parts", output.parts), ("finer", output.finer))
         if value is not None
     }
     if item.target.ndim:  # attributes: those that are there
@@ -213,6 +217,43 @@ def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
         landmarks=item.landmarks[item.visible].numpy(),
         **maps,
     )
+
+
+def compare_channels(before: Path, after: Path, output: Path, device: torch.device) -> None:
+    """Draw the channels of the class that ``after`` predicts, in both runs: Figure 3a of the TDSA paper.
+
+    Args:
+        before: run folder, of a network trained without a loss on its channels (variant ``only_classifier``).
+        after: run folder of the same network trained with it.
+        output: the PNG file.
+        device: where to compute.
+
+    Raises:
+        ValueError: the runs are not comparable, or have no channels that belong to classes.
+    """
+    runs = [read_run(folder) for folder in (before, after)]
+    trees = [run["tree"] for run in runs]
+    methods = []
+    for folder, tree in zip((before, after), trees, strict=True):
+        data, method = config.instantiate(tree)
+        if not isinstance(method, MCLoss):
+            raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
+        load_weights(method, folder / "checkpoints" / "last.ckpt")
+        methods.append(method.eval().to(device))
+    if trees[0]["data"] != trees[1]["data"]:
+        raise ValueError(f"{before} and {after} are not of the same data, so their channels cannot be compared")
+    data.prepare_data()
+    data.setup("test")
+    shown: list[list[Example]] = [[], []]
+    for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
+        bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
+        index = torch.tensor([data.label_names.index(example.predicted)], device=device)
+        for method, examples in zip(methods, shown, strict=True):
+            with torch.no_grad():
+                parts = method.show(method.normalise(bytes_), index).parts
+            maps = None if parts is None else parts[0].cpu().numpy()
+            examples.append(replace(example, parts=maps, finer=None))
+    channel_figures.write_before_after(output, shown[0], shown[1], f"{runs[0]['name']} and {runs[1]['name']}")
 
 
 def make_result(

@@ -21,6 +21,7 @@ from fgbench.explain import floors
 from fgbench.metrics.accuracy import Accuracy, AttributeAccuracy
 from fgbench.metrics.base import BenchMetric
 from fgbench.metrics.census import Census
+from fgbench.metrics.channels import Channels
 from fgbench.metrics.landmark_error import Frame, LandmarkError
 from fgbench.metrics.pointing_game import PointingGame
 from fgbench.types import Batch, Output
@@ -67,6 +68,7 @@ class Scoring(Callback):
             shown to another process than in the test loader, so these rows are joined when all are written.
         logits_writer: takes ``image_id, target, logits``, all of them, of the ``test`` loader.
         seed: of the random floors.
+        class_stages: stages of the method's network whose channels belong to classes.
 
     Attributes:
         report: after the test: ``numbers`` (the leaderboard's columns, percent or None), ``reasons`` (why a number is
@@ -87,12 +89,13 @@ class Scoring(Callback):
         locate_writer: Writer | None = None,
         logits_writer: Writer | None = None,
         seed: int = 0,
+        class_stages: int = 0,
     ) -> None:
         super().__init__()
         if "test" not in roles or len(set(roles)) != len(roles) or "fit" in roles[1:]:
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
-        self.seed = seed
+        self.seed, self.class_stages = seed, class_stages
         self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer, "logits": logits_writer}
         self.censuses: dict[str, Census] = {}
         self.metrics: dict[str, list[BenchMetric]] = {}
@@ -116,14 +119,17 @@ class Scoring(Callback):
 
         Args:
             data: a prepared datamodule.
-            method: its ``parts`` say how many part maps it gives.
+            method: its ``parts`` say how many part maps it gives, its ``class_stages`` whether channels have classes.
             writer: see the class.
             locate_writer: see the class; needed where the datamodule has a locating view of its own.
             seed: of the random floors.
         """
         fit: list[Role] = ["fit"] if data.landmark_frame and method.parts else []
         locate: list[Role] = ["locate"] if data.locate_view is not None and (fit or data.has_boxes) else []
-        return cls(data, method.parts, [*fit, "test", *locate], writer=writer, locate_writer=locate_writer, seed=seed)
+        roles, stages = [*fit, "test", *locate], method.class_stages
+        return cls(
+            data, method.parts, roles, writer=writer, locate_writer=locate_writer, seed=seed, class_stages=stages
+        )
 
     def loaders(self, data: Any) -> list[Any]:
         """The datamodule's loaders for the roles, in their order."""
@@ -137,6 +143,8 @@ class Scoring(Callback):
         self.reasons = {}
         self.metrics["test"].append(self._accuracy())
         self.metrics["val"].append(self._accuracy())
+        if self.class_stages:
+            self.metrics["test"].append(Channels(self.facts.num_outputs, self.class_stages))
         locating = "locate" if "locate" in self.roles else "test"
         self.metrics["fit"] = self._landmarks()
         self.metrics[locating] += [*self._pointing(), *self.metrics["fit"]]

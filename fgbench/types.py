@@ -50,8 +50,14 @@ class Output(NamedTuple):
         logits: ``b k`` (or ``b a``) float32.
         saliency: ``b u v`` float32, non-negative: the evidence for the predicted class; None where there is none.
         parts: ``b p u v`` float32, non-negative: soft assignment or attention per part; None where there is none.
+        scores: ``b t k`` float32: what the channels that belong to a class say of it, at each of ``t`` stages of the
+            network, the last one first; None where channels belong to no class.
+        finer: ``b p s u2 v2`` float32, non-negative: for each part the maps of an earlier stage that were searched
+            within it; zero where a part has fewer than ``s``; None where there is none.
     """
 
     logits: Tensor
     saliency: Tensor | None = None
     parts: Tensor | None = None
+    scores: Tensor | None = None
+    finer: Tensor | None = None

@@ -9,6 +9,8 @@ import yaml
 from fgbench import cells, config, result
 from fgbench.cells import Cell, ConfigError
 from fgbench.config import resolve
+from fgbench.data import View
+from fgbench.methods import METHODS, Optim
 
 
 def test_later_files_win_key_by_key():
@@ -25,9 +27,68 @@ def test_another_class_path_drops_the_arguments_of_the_old_class():
 @pytest.mark.parametrize("dataset", cells.available("datasets"))
 @pytest.mark.parametrize("method", cells.available("methods"))
 def test_every_cell_and_every_variant_resolves(method, dataset):
-    for variant in ["", *cells.variants(dataset, method)]:
-        plan = resolve(Cell(method, dataset, variant=variant))
-        assert plan.tree["method"]["class_path"].startswith("fgbench.methods.")
+    # a variant of any dataset is tried on one
+    own = (path.name.split(".")[1] for path in (cells.EXPERIMENTS / "ablations" / dataset).glob(f"{method}.*.yaml"))
+    for variant in ["", *(cells.variants(dataset, method) if dataset == "toybirds" else own)]:
+        cell = Cell(method, dataset, variant=variant)
+        undefined = METHODS[method].undefined_for.get(target_of(dataset))
+        if undefined:  # said before any data is read
+            with pytest.raises(ConfigError, match=undefined):
+                resolve(cell)
+        else:
+            assert resolve(cell).tree["method"]["class_path"].startswith("fgbench.methods.")
+
+
+def target_of(dataset):
+    return config.make_data(resolve(Cell("baseline", dataset)).tree).target
+
+
+@pytest.mark.parametrize("track", ["scratch+vgg16", "scratch+resnet18", "scratch+resnet18+short+cub20"])
+@pytest.mark.parametrize("method", ["baseline", "mc_loss", "tdsa"])
+def test_the_recipe_from_scratch_is_the_papers(method, track):
+    tree = resolve(Cell(method, "cub200", track=track)).tree
+    assert tree["trainer"]["max_epochs"] == (60 if "short" in track else 300)
+    data, arguments = tree["data"]["init_args"], tree["method"]["init_args"]
+    assert arguments["weights"] is None
+    assert arguments["mean"] == arguments["std"] == [0.5, 0.5, 0.5]
+    train, test = View(**data["train_view"]), View(**data["test_view"])
+    assert (train.resize, train.size, train.pad, train.crop, train.crop_size, train.flip) == (
+        ("squash", 224, 4, "random", 224, 0.5)
+    )
+    assert (test.shape(375, 500), test.crop, test.is_random) == ((224, 224), "none", False)
+    assert data["locate_view"] is None
+    assert data["batch_size"] == 32
+
+
+@pytest.mark.parametrize("steps", [18, 187, 254, 4000])  # of an epoch
+def test_the_rate_from_scratch_falls_at_the_start_of_epochs_150_and_225(steps):
+    tree = resolve(Cell("tdsa", "cub200", track="scratch+vgg16")).tree["optim"]
+    optim = Optim(**tree | {"milestones": tuple(tree["milestones"])})
+    for epoch, rate in ((1, 0.1), (149, 0.1), (150, 0.01), (224, 0.01), (225, 0.001), (300, 0.001)):
+        first = (epoch - 1) * steps
+        found = [optim.lr * optim.factor(step, 300 * steps) for step in (first, first + steps - 1)]
+        assert found == pytest.approx([rate, rate])
+
+
+def test_a_loss_is_a_variant_with_a_name_and_a_digest_of_its_own():
+    grid = cells.grid("baseline", "toybirds", "0", "", "toybirds50", [], "all")
+    plans = [resolve(cell) for cell in grid]
+    assert {plan.cell.variant for plan in plans} == {"", *cells.available("losses")} - {"cross_entropy"}
+    assert len({plan.digest for plan in plans}) == len(plans) == 10
+    [arc] = cells.grid("tdsa", "toybirds", "0", "no_attention", "paper", [], "arcface")
+    assert arc.variant == "no_attention+arcface"
+    tree = resolve(arc).tree["method"]["init_args"]
+    assert (tree["attention"], tree["loss"]["class_path"]) == (False, "fgbench.losses.ArcFace")
+    assert arc.command.endswith("ARGS='--variant no_attention+arcface'")
+
+
+def test_what_is_not_a_loss_or_a_track_or_cannot_have_one_is_said():
+    with pytest.raises(ConfigError, match=r"no loss 'arc'; known: a_softmax, arcface"):
+        cells.grid("baseline", "toybirds", "0", "", "paper", [], "arc")
+    with pytest.raises(ConfigError, match="no track 'vgg'"):
+        resolve(Cell("baseline", "toybirds", track="scratch+vgg"))
+    with pytest.raises(ConfigError, match="loss"):
+        resolve(Cell("region_grouping", "toybirds", variant="arcface"))
 
 
 def test_the_digest_ignores_machine_seed_and_comments_but_no_number():

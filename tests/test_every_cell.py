@@ -18,6 +18,8 @@ TINY = [
     *("--data.init_args.batch_size", "6", "--data.init_args.eval_batch_size", "6", "--trainer.max_epochs", "1"),
     *("--machine.accelerator", "cpu", "--machine.progress", "false", "--machine.workers", "0"),
 ]
+SAMPLERS = {"attention_backbone": "resnet_nano", "attention_weights": "null", "attention_size": "64", "sampled": "64"}
+OF_METHOD = {name: [f"--method.init_args.{key}={v}" for key, v in SAMPLERS.items()] for name in ("ssn", "tasn")}
 LARGER = {
     "toybirds": {"image_size": SIDE, "num_images": 12}
 }  # the view is the whole image, which is to have five cells
@@ -48,7 +50,15 @@ def test_every_method_trains_and_tests_on_dataset_from_the_shipped_files(dataset
         shipped = functools.reduce(cells.merge, map(cells.read_yaml, cells.files_of(Cell(name, dataset))))
         root = ["--machine.data_root", str(fake_root(dataset))]
         plan = config.resolve(
-            Cell(name, dataset, overrides=(*overrides_for(dataset, shipped["data"]["init_args"]), *root))
+            Cell(
+                name,
+                dataset,
+                overrides=(
+                    *overrides_for(dataset, shipped["data"]["init_args"]),
+                    *OF_METHOD.get(name, []),
+                    *root,
+                ),
+            )
         )
         data, method = config.instantiate(plan.tree)
         trainer = run.make_trainer(plan.tree, tmp_path, [], None)
@@ -79,5 +89,5 @@ def test_every_dataset_has_a_protocol_and_every_recipe_belongs_to_one():
     kinds = {f"fgbench.data.{kind}" for kind in fgbench.data.DATASETS.values()}
     assert {protocol["data"]["class_path"] for protocol in protocols.values()} == kinds
     for folder in ("cells", "ablations"):
-        assert {path.name for path in (EXPERIMENTS / folder).iterdir()} <= set(protocols)
-        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).glob("*/*.yaml")} <= set(METHODS)
+        assert {path.name for path in (EXPERIMENTS / folder).iterdir() if path.is_dir()} <= set(protocols)
+        assert {path.name.partition(".")[0] for path in (EXPERIMENTS / folder).rglob("*.yaml")} <= set(METHODS)

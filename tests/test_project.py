@@ -49,6 +49,12 @@ def test_make_passes_the_cell_on():
     assert "bench --methods tasn --datasets cub200 --seeds 3 --optim.lr 0.1" in shown
 
 
+def test_make_passes_the_loss_on():
+    command = ["make", "-n", "bench", "METHOD=baseline", "LOSS=arcface", "DATASET=cub200"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "bench --methods baseline --datasets cub200 --seeds 0 --losses arcface" in shown
+
+
 def test_an_interpreter_with_the_packages_is_used_as_it_is():
     command = ["make", "-n", "bench", "FGBENCH_PYTHON=some-python"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

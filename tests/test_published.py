@@ -29,7 +29,7 @@ def test_columns_and_vocabulary() -> None:
         "cub200", "celeba", "celeba_wild", "inat2017", "stanford_cars", "stanford_dogs", "fgvc_aircraft", "flowers102",
         "mit67", "imagenet",
     }  # fmt: skip
-    methods = {"", "baseline", "region_grouping", "tasn", "focus_longer", "dpnet", "tdsa"}
+    methods = {"", "baseline", "region_grouping", "tasn", "focus_longer", "dpnet", "tdsa", "mc_loss"}
     assert {row["method_file"] for row in ROWS} == methods
     assert all(row["paper"] and row["table"] and row["method"] for row in ROWS)
 
@@ -93,11 +93,11 @@ SPOTS = [
     (DPNET, "1", "DP-Net", "", "vgg19-places", "544", "mit67", "", "accuracy", "82.0"),
     (DPNET, "1", "DP-Net", "global", "resnet50", "544", "imagenet", "", "accuracy", "70.8"),
     (DPNET, "2", "DP-Net", "class-specific + orthogonality", "resnet50", "544", "mit67", "", "accuracy", "78.8"),
-    (TDSA, "II", "LGM", "", "vgg16", "224", "flowers102", "", "accuracy", "57.78"),
-    (TDSA, "III", "A-softmax", "", "resnet18", "224", "stanford_cars", "", "accuracy", "82.15"),
+    (TDSA, "II", "LGM", "lgm", "vgg16", "224", "flowers102", "", "accuracy", "57.78"),
+    (TDSA, "III", "A-softmax", "a_softmax", "resnet18", "224", "stanford_cars", "", "accuracy", "82.15"),
     (TDSA, "IV", "TDSA", "no_attention", "vgg16", "224", "fgvc_aircraft", "", "accuracy", "88.89"),
-    (TDSA, "VI", "TDSA", "xi=4", "resnet18", "224", "stanford_cars", "", "accuracy", "89.08"),
-    (TDSA, "VIII", "TDSA", "xi=1, upsample=bicubic", "resnet18", "224", "cub200", "", "accuracy", "65.50"),
+    (TDSA, "VI", "TDSA", "xi4", "resnet18", "224", "stanford_cars", "", "accuracy", "89.08"),
+    (TDSA, "VIII", "TDSA", "xi1+bicubic", "resnet18", "224", "cub200", "", "accuracy", "65.50"),
 ]  # fmt: skip
 
 

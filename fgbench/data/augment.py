@@ -74,7 +74,7 @@ class Augment:
         """
         height, width = image.shape[:2]
         target = self.view.resized(height, width)
-        if self.view.crop != "none" and min(target) < self.view.crop_size:
+        if self.view.crop != "none" and min(self.view.padded(height, width)) < self.view.crop_size:
             raise ValueError(
                 f"the image is {height} x {width} (height x width) pixels, smaller than the view's crop of "
                 f"{self.view.crop_size}: add resize: short with size: {self.view.crop_size} or more to the view"
@@ -99,6 +99,9 @@ class Augment:
         if original != (height, width):
             frame = (original[1] / width, 0.0, 0.0, 0.0, original[0] / height, 0.0)
         rng = _random(key) if self.view.is_random else None
+        if pad := self.view.pad:
+            image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+            frame = _then(frame, (1.0, 0.0, float(-pad), 0.0, 1.0, float(-pad)))
         for transform in self._transforms:
             image, frame = self._apply(transform, image, frame, rng)
         for transform in self._cutter(*image.shape[:2]):

@@ -1,4 +1,4 @@
-"""How a protocol wants to see an image: resize, crop, random changes. Words only; ``augment.py`` acts."""
+"""How a protocol wants to see an image: resize, pad, crop, random changes. Words only; ``augment.py`` acts."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from numpy import ndarray
 
 @dataclass(frozen=True)
 class View:
-    """From an image file to the network's input, in this order: resize, crop, cut, flip, brightness.
+    """From an image file to the network's input, in this order: resize, pad, crop, cut, flip, brightness.
 
     Attributes:
         resize: ``short`` makes the shorter side ``size`` and keeps the aspect (the longer side is
@@ -23,6 +23,7 @@ class View:
             top or left and the others at the bottom or right.
         flip: probability of a horizontal flip, which also exchanges left and right landmarks.
         brightness: pixel values are multiplied by a factor drawn from ``[1 - brightness, 1 + brightness]``.
+        pad: pixels of black on every side of the resized image, before the crop.
     """
 
     resize: Literal["short", "squash", "none"] = "none"
@@ -32,16 +33,19 @@ class View:
     multiple: int = 1
     flip: float = 0.0
     brightness: float = 0.0
+    pad: int = 0
 
     def __post_init__(self) -> None:
         if self.resize != "none" and self.size < 1:
             raise ValueError(f"view: resize: {self.resize} needs size, the side's pixels, e.g. size: 448")
         if self.crop != "none" and self.crop_size < 1:
             raise ValueError(f"view: crop: {self.crop} needs crop_size, pixels, e.g. crop_size: 448")
-        if self.crop != "none" and self.resize != "none" and self.crop_size > self.size:
+        if self.pad < 0:
+            raise ValueError(f"view: pad is {self.pad}, but must be 0 or more")
+        if self.crop != "none" and self.resize != "none" and self.crop_size > self.size + 2 * self.pad:
             raise ValueError(
-                f"view: a crop of {self.crop_size} does not fit into an image resized to {self.size}: "
-                "raise size or lower crop_size"
+                f"view: a crop of {self.crop_size} does not fit into an image resized to {self.size} and padded by "
+                f"{self.pad}: raise size or lower crop_size"
             )
         if self.multiple < 1:
             raise ValueError(f"view: multiple is {self.multiple}, but must be 1 or more")
@@ -59,6 +63,11 @@ class View:
     def fixes_shape(self) -> bool:
         """Whether all images come out in one shape, whatever their own."""
         return self.resize == "squash" or self.crop != "none"
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resize and pad."""
+        height, width = self.resized(height, width)
+        return height + 2 * self.pad, width + 2 * self.pad
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after the resize.
@@ -80,7 +89,7 @@ class View:
         (448, 592)
         """
         if self.crop == "none":
-            height, width = self.resized(height, width)
+            height, width = self.padded(height, width)
         else:
             height = width = self.crop_size
         return height - height % self.multiple, width - width % self.multiple

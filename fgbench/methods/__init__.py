@@ -6,15 +6,19 @@ Reads: weights files (through backbones). Writes: nothing.
 
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
+from fgbench.methods.mc_loss import MCLoss
 from fgbench.methods.region_grouping import RegionGrouping
 from fgbench.methods.ssn import SSN
 from fgbench.methods.tasn import TASN
+from fgbench.methods.tdsa import TDSA
 
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
+    "mc_loss": MCLoss,
     "region_grouping": RegionGrouping,
     "ssn": SSN,
     "tasn": TASN,
+    "tdsa": TDSA,
 }
 
-__all__ = ["METHODS", "SSN", "TASN", "Baseline", "Method", "Optim", "RegionGrouping"]
+__all__ = ["METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "RegionGrouping"]

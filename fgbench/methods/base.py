@@ -98,6 +98,7 @@ class Method(LightningModule):
     Attributes:
         parts: number of parts of ``Output.parts``, None where there are none.
         figures: names of further figures that the method offers: keys of ``report.method_figures.DRAWN``.
+        class_stages: stages of the network whose channels belong to classes (``Output.scores``); 0 for none.
         undefined_for: kinds of target for which the method is not defined, with the reason.
 
     Raises:
@@ -107,6 +108,7 @@ class Method(LightningModule):
     backbone: Backbone
     parts: int | None = None
     figures: tuple[str, ...] = ()
+    class_stages: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:

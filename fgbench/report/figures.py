@@ -43,6 +43,7 @@ class Example:
         parts: ``p u v``, non-negative; None where the method has none.
         boxes: ``n 4``, ``x0 y0 x1 y1`` in pixels of the image; only the valid ones.
         landmarks: ``l 2``, ``x y`` in pixels of the image; only the visible ones.
+        finer: ``p s u v``, non-negative: the maps of an earlier stage within each part; None where the method has none.
     """
 
     image_id: int
@@ -53,6 +54,7 @@ class Example:
     parts: Float[np.ndarray, "p u2 v2"] | None = None
     boxes: Float[np.ndarray, "n 4"] | None = None
     landmarks: Float[np.ndarray, "l 2"] | None = None
+    finer: Float[np.ndarray, "p s u3 v3"] | None = None
 
 
 def part_colours(parts: Int[np.ndarray, " p"]) -> UInt8[np.ndarray, "p 3"]:

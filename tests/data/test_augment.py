@@ -22,6 +22,8 @@ VIEWS = {
     "short 448, multiple of 16": View("short", 448, multiple=16),
     "as it is, flipped": View(flip=1.0),
     "as it is, cut": View(multiple=32, flip=1.0),
+    "squash 224, padded": View("squash", 224, "random", 224, flip=0.5, pad=4),
+    "padded only": View(pad=7),
 }
 SHAPES = [(375, 500), (500, 333), (448, 448), (120, 291)]
 
@@ -192,3 +194,26 @@ def test_crop_larger_than_the_image_is_refused_with_a_remedy():
 def test_impossible_view_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         View(**wrong)
+
+
+def test_a_padded_crop_is_a_slice_of_the_image_in_a_black_frame():
+    image = np.random.default_rng(0).integers(1, 256, (40, 40, 3), dtype=np.uint8)
+    wide = np.zeros((48, 48, 3), np.uint8)
+    wide[4:44, 4:44] = image
+    augment, seen = Augment(View("squash", 40, "random", 40, flip=0.5, pad=4)), set()
+    for key in range(300):
+        pixels, frame = augment(image, (key,))
+        x, y = (round(frame[2]), round(frame[5]))
+        flipped = is_mirrored(frame)
+        left = x - 40 if flipped else x
+        expected = wide[y + 4 : y + 44, left + 4 : left + 44]
+        assert np.array_equal(pixels, expected[:, ::-1] if flipped else expected)
+        seen.add((left, y, flipped))
+    assert {corner[0] for corner in seen} == {corner[1] for corner in seen} == set(range(-4, 5))
+    assert {corner[2] for corner in seen} == {False, True}
+
+
+def test_a_view_says_its_shape_with_the_padding():
+    assert View(pad=3).shape(10, 20) == (16, 26)
+    assert Augment(View(pad=3))(np.zeros((10, 20, 3), np.uint8))[0].shape == (16, 26, 3)
+    assert View("squash", 224, "random", 224, pad=4).is_random

@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from fgbench.losses import LGM, ArcFace, MutualChannel
 from fgbench.methods import Baseline, Optim
 from fgbench.methods.baseline import class_activation_map
 
@@ -41,7 +43,7 @@ def test_covariance_head_has_no_map_and_keeps_the_last_stages_cells():
     output = method(torch.randn(2, 3, 64, 64))
     assert output.saliency is None
     assert method.explain(torch.randn(2, 3, 64, 64), torch.tensor([0, 1])) is None
-    assert method.classifier.in_features == 2080
+    assert method.classifier.weight.shape == (3, 2080)
     assert method.backbone.strides == (2, 4, 8, 8)
 
 
@@ -52,3 +54,29 @@ def test_flip_test_averages_the_probabilities_in_evaluation_only():
     method.flip_test = False
     expected = (method(image).logits.softmax(1) + method(image.flip(3)).logits.softmax(1)) / 2
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("loss", [ArcFace, LGM])
+def test_the_cam_of_another_loss_shows_its_own_class_vectors(loss):
+    method = Baseline(4, "class", Optim(), backbone="resnet_nano", weights=None, loss=loss).eval()
+    image = torch.randn(2, 3, 64, 64)
+    output = method(image)
+    expected = class_activation_map(method.backbone(image), method.classifier.evidence(), output.logits.argmax(1))
+    torch.testing.assert_close(output.saliency, expected)
+
+
+def test_attributes_have_no_loss_of_exclusive_classes():
+    with pytest.raises(ValueError, match="ArcFace is of exclusive classes"):
+        Baseline(4, "attributes", Optim(), backbone="resnet_nano", weights=None, loss=ArcFace)
+
+
+def test_a_map_with_fewer_channels_than_classes_is_refused_before_training():
+    with pytest.raises(ValueError, match="16 channels cannot give each of 17 classes"):
+        Baseline(17, "class", Optim(), backbone="resnet_nano", weights=None, loss=MutualChannel)
+
+
+def test_with_an_embedding_there_is_no_cam():
+    method = Baseline(4, "class", Optim(), backbone="resnet_nano", weights=None, embedding=32, cells=2).eval()
+    output = method(torch.randn(2, 3, 64, 64))
+    assert method.classifier.weight.shape == (4, 32)
+    assert output.saliency is None

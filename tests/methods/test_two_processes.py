@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fgbench.layers.batchnorm import convert_sync_batchnorm
+from fgbench.losses import LGM, ASoftmax, Center, MutualChannel
 from fgbench.methods import METHODS, Optim
 from fgbench.types import Batch
 
@@ -20,6 +21,12 @@ EXTRA = {
     "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True},  # a prior that sees the batch size
     "ssn": {"attention_size": 64, "sampled": 64},
     "tasn": {"attention_size": 64, "sampled": 64},
+    "tdsa": {"high": "widen", "mid": "inline"},
+    # losses with a state, which all processes must share
+    "baseline/center": {"loss": Center},
+    "baseline/a_softmax": {"loss": ASoftmax},
+    "baseline/lgm": {"loss": LGM},
+    "baseline/mc_loss": {"loss": MutualChannel},
 }
 # Where an image is resampled at places that a network gives, rounding moves them by 1e-6 pixels. One value that changes
 # sides at a ReLU for it is a percent of a gradient (noise of 2e-6 in one process does the same). Relative to the
@@ -27,6 +34,7 @@ EXTRA = {
 ROUNDING = {"ssn": 0.03, "tasn": 0.03}
 CELLS = [(name, target) for name, method in METHODS.items() for target in ("class", "attributes")
          if target not in method.undefined_for]  # fmt: skip
+CELLS += [(name, "class") for name in EXTRA if "/" in name]
 
 
 class Loss(nn.Module):
@@ -43,7 +51,7 @@ class Loss(nn.Module):
 def make(name, target):
     torch.manual_seed(3)
     kwargs = {"backbone": "resnet_nano", "weights": None, **EXTRA.get(name, {})}
-    return METHODS[name](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
+    return METHODS[name.split("/")[0]](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
 
 
 def batch(step, target, rank=None):
@@ -74,6 +82,7 @@ def train(name, target, rank=None):
 
 def worker(rank, folder):
     torch.set_num_threads(1)
+    torch.manual_seed(rank)  # processes draw different numbers
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     torch.save({cell: train(*cell, rank) for cell in CELLS}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

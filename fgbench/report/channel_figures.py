@@ -1,0 +1,148 @@
+"""Pictures of channels that belong to classes, and of how accuracies grow: arrays in, PNG out; no torch.
+
+After Chang et al., arXiv 2102.00367: ``write_channels`` is Figure 6, ``write_before_after`` Figure 3a, ``write_curves``
+Figure 5. A map is shown as it is, without Grad-CAM: resized bilinearly to the image, its own minimum to maximum through
+a colour map. Finer maps are shown before the gate, which would put a part of the coarser map into the picture.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fgbench.report.figures import INCH, Example, resize
+from fgbench.result import write_atomically
+
+COARSE, FINE = "#d40000", "#00903a"  # frames of the last stage's maps and of the earlier one's, as in the paper
+MOST = 4  # maps of one kind that a sheet shows of a class
+
+
+def map_overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "u v"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The image under the map's colours, from the map's minimum (blue) to its maximum (red)."""
+    strength = resize(values[None], *image.shape[:2])[0]
+    low, high = float(strength.min()), float(strength.max())
+    strength = (strength - low) / max(high - low, 1e-12)
+    colours = colormaps["jet"](strength)[..., :3] * 255
+    blended: np.ndarray = (0.5 * image + 0.5 * colours).round().astype(np.uint8)
+    return blended
+
+
+def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> None:
+    """A row per channel of the shown class: the image, the channel in red, the finer maps within it in green.
+
+    Args:
+        path: the PNG file.
+        examples: with ``parts``, and ``finer`` where the method has it.
+        title: line above.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    shown = [example for example in examples if example.parts is not None]
+    if not shown:
+        raise ValueError(f"{path}: no example has channels to draw")
+    rows = [(example, p) for example in shown for p in range(min(MOST, len(_parts(example))))]
+    finer = max((example.finer.shape[1] for example in shown if example.finer is not None), default=0)
+    figure, axes = _grid(len(rows), 2 + min(MOST, finer))
+    for line, (example, p) in zip(axes, rows, strict=True):
+        if p == 0:
+            line[0].imshow(example.image)
+            line[0].set_title(f"{example.target}\nas {example.predicted}"[:80], fontsize=7)
+        _framed(line[1], example, _parts(example)[p], COARSE)
+        if example.finer is not None:
+            for axis, values in zip(line[2:], example.finer[p], strict=False):
+                if values.any():
+                    _framed(axis, example, values, FINE)
+    _save(figure, path, title)
+
+
+def write_before_after(path: Path, before: Sequence[Example], after: Sequence[Example], title: str = "") -> None:
+    """A row per image: the image, the channels of one class without the loss, the same channels with it.
+
+    Args:
+        path: the PNG file.
+        before: with ``parts``, of a network that was trained without the loss on channels.
+        after: the same images and classes, of one that was trained with it.
+        title: line above.
+
+    Raises:
+        ValueError: the two are not of the same images.
+    """
+    if not after or [one.image_id for one in before] != [one.image_id for one in after]:
+        raise ValueError(f"{path}: before and after must be of the same images, at least one")
+    count = min(MOST, *(len(_parts(example)) for example in (*before, *after)))
+    figure, axes = _grid(len(after), 1 + 2 * count)
+    for line, first, second in zip(axes, before, after, strict=True):
+        line[0].imshow(second.image)
+        line[0].set_title(f"{second.target}\nchannels of\n{second.predicted}"[:80], fontsize=6)
+        for p in range(count):
+            _framed(line[1 + p], first, _parts(first)[p], "black")
+            _framed(line[1 + count + p], second, _parts(second)[p], COARSE)
+    axes[0, 1].set_title("without\n\n", fontsize=7)
+    axes[0, 1 + count].set_title("with the loss\n\n", fontsize=7)
+    _save(figure, path, title)
+
+
+def write_curves(path: Path, curves: Mapping[str, Sequence[float]], title: str = "") -> None:
+    """Accuracy after each epoch, a line per run.
+
+    Args:
+        path: the PNG file.
+        curves: by label, percent after epochs 1, 2, ...
+        title: line above.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if not any(len(values) for values in curves.values()):
+        raise ValueError(f"{path}: no run has an accuracy per epoch")
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for index, (label, values) in enumerate(curves.items()):
+        style = "-" if index < len(colours) else "--"
+        axis.plot(range(1, len(values) + 1), values, style, color=colours[index % len(colours)], label=label, lw=1.2)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("accuracy, %")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path, title)
+
+
+def _parts(example: Example) -> Float[np.ndarray, "p u v"]:
+    if example.parts is None:
+        raise ValueError(f"image {example.image_id}: the method showed no channels")
+    return example.parts
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(columns * INCH * 0.8, rows * INCH * 0.85 + 0.4), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: np.ndarray = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    return figure, axes
+
+
+def _framed(axis: Axes, example: Example, values: Float[np.ndarray, "u v"], colour: str) -> None:
+    axis.imshow(map_overlay(example.image, values))
+    axis.set_frame_on(True)
+    for spine in axis.spines.values():
+        spine.set_color(colour)
+        spine.set_linewidth(2.5)
+
+
+def _save(figure: Figure, path: Path, title: str) -> None:
+    figure.suptitle(title, fontsize=9)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomically(path, png.getvalue())
