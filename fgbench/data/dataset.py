@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import UInt8
@@ -90,7 +89,7 @@ class ImageDataset(Dataset[Batch]):
                 landmarks, visible = landmarks[self._mirror], visible[self._mirror]
         target = listing.target[row]
         return Batch(
-            image=torch.from_numpy(channels_first(image)),
+            image=torch.from_numpy(image.copy() if self.cache else np.ascontiguousarray(image)).permute(2, 0, 1),
             target=torch.from_numpy(target.astype(np.float32) if target.ndim else np.asarray(target)),
             image_id=torch.from_numpy(np.asarray(image_id)),
             boxes=torch.from_numpy(boxes),
@@ -101,14 +100,7 @@ class ImageDataset(Dataset[Batch]):
         )
 
 
-def channels_first(image: UInt8[ndarray, "h w 3"]) -> UInt8[ndarray, "3 h w"]:
-    """A copy, plane by plane: ten times faster than a transposed one."""
-    planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.split(image, list(planes))
-    return planes
-
-
 def collate(items: Sequence[Batch]) -> Batch:
-    """Items of one shape to a batch."""
-    batch: Batch = default_collate(list(items))
-    return batch
+    """Items of one shape to a batch; images in channels-last memory, as decoders give them and networks want them."""
+    batch: Batch = default_collate([item._replace(image=item.image.permute(1, 2, 0)) for item in items])
+    return batch._replace(image=batch.image.permute(0, 3, 1, 2))
