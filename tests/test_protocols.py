@@ -52,3 +52,13 @@ def test_a_view_is_said_as_it_is(tool):
     assert tool.say_view({"resize": "squash", "size": 224, "multiple": 16}).endswith("multiples of 16")
     assert tool.say_view({}) == "whole image"
     assert tool.say_view(None) == "the test view"
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "toybirds"])
+def test_where_to_get_a_dataset_is_said_with_all_that_is_to_be_fetched(tool, name):
+    kind = getattr(tool.fgbench.data, DATASETS[name])
+    (line,) = (line for line in tool.render().split("\n") if line.startswith(f"**{name}**"))
+    assert f"*Where to get it:* {kind.card.home}." in line
+    assert "http" in line
+    assert all(archive.name in line for archive in kind.archives)
+    assert kind.card.by_hand in line

@@ -9,6 +9,7 @@ sys.path.insert(0, str(ROOT))
 import fgbench.data  # noqa: E402
 from fgbench.cells import EXPERIMENTS, read_yaml  # noqa: E402
 from fgbench.data import BenchDataModule, View  # noqa: E402
+from fgbench.data.archives import Archive  # noqa: E402
 
 PAGE = ROOT / "docs/protocols.md"
 BEGIN = "<!-- made by tools/protocols.py from fgbench/data and experiments/datasets: do not edit up to the end mark -->"
@@ -46,11 +47,22 @@ def say_metrics(kind: type[BenchDataModule]) -> str:
     return ", ".join(words)
 
 
+def say_archive(archive: Archive, home: str) -> str:
+    """An archive, where it is when that is not the home page, and what it takes."""
+    words = [f"{archive.size_gb:g} GB"] if archive.size_gb >= 0.1 else []
+    words += [archive.url] if archive.url not in ("", home) else []
+    words += ["optional"] if archive.optional else []
+    return f"`{archive.name}`" + (f" ({', '.join(words)})" if words else "")
+
+
 def say_source(kind: type[BenchDataModule]) -> str:
-    """Archives and what they take."""
-    files = [f"`{a.name}`" + (f" ({a.size_gb:g} GB)" if a.size_gb >= 0.1 else "") for a in kind.archives]
-    files = [kind.card.by_hand, *files] if kind.card.by_hand else files
-    return f"{', '.join(files) or 'nothing to get'}; {kind.card.disk} on disk"
+    """Where to get a dataset, what is to be fetched, and what no tool here unpacks."""
+    card = kind.card
+    if not kind.archives:
+        return f"*Where to get it:* nothing to get, it is made at the first use. *On disk:* {card.disk}."
+    files = ", ".join(say_archive(archive, card.home) for archive in kind.archives)
+    by_hand = f" *To unpack by hand:* {card.by_hand}." if card.by_hand else ""
+    return f"*Where to get it:* {card.home}. *To fetch by hand:* {files}.{by_hand} *On disk:* {card.disk}."
 
 
 def table(heading: list[str], rows: list[list[str]]) -> list[str]:
@@ -74,7 +86,7 @@ def render() -> str:
         views.append([f"`{name}`", *seen, str(arguments["batch_size"]), str(config["trainer"]["max_epochs"])])
         notes.append(
             f"**{name}**: {card.title}. {card.paper}. *Split:* {card.split}. *Validation:* {card.validation}. "
-            f"*Known leaks:* {card.leaks}. *Licence:* {card.licence}. *Files:* {say_source(kind)}."
+            f"*Known leaks:* {card.leaks}. *Licence:* {card.licence}. {say_source(kind)}"
         )
     return "\n".join(
         [

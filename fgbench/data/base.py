@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from lightning import LightningDataModule
@@ -58,7 +59,9 @@ class BenchDataModule(LightningDataModule):
     archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
     copy_short: ClassVar[int] = 0  # pixels: prepare makes copies whose short side is this at most, 0 makes none
     slack: ClassVar[float] = 1.0  # pixels by which official boxes and landmarks may stick out of their image
+    scales_boxes: ClassVar[bool] = False  # boxes are known to be drawn in pictures of another size, which the files say
     known_outside: ClassVar[Mapping[str, int]] = {}  # official "boxes" and "landmarks" known to stick out further
+    known_damaged: ClassVar[frozenset[str]] = frozenset()  # names of official images that end too early
     num_outputs: int
     bottom: int = 0  # rows of pixels at the bottom of each file that are no part of the image
 
@@ -149,7 +152,7 @@ class BenchDataModule(LightningDataModule):
             if listing.sizes is None:
                 sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
                 sizes[:, 0] -= self.bottom
-                listing = replace(listing, sizes=sizes)
+                listing = in_frame(replace(listing, sizes=sizes), self.scales_boxes)
         except (DataError, OSError, ValueError) as error:
             message = str(error)
             raise DataError(message if message.startswith(f"{self.name}: ") else f"{self.name}: {message}") from None
@@ -243,7 +246,7 @@ class BenchDataModule(LightningDataModule):
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
         kept = self._kept(view, cached) if cached and self.cache == "ram" else None
-        return ImageDataset(self.listing, view, self.seed, kept, self.bottom)
+        return ImageDataset(self.listing, view, self.seed, kept, self.bottom, self.known_damaged)
 
     def _kept(self, view: View, split: Split) -> PixelCache:
         """Memory for a split's images, the same for all views that resize alike.
@@ -287,6 +290,35 @@ class BenchDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.workers > 0,
         )
+
+
+def in_frame(listing: Listing, scale: bool) -> Listing:
+    """A listing with sizes whose boxes are in pixels of its images.
+
+    Args:
+        listing: with sizes.
+        scale: move boxes from the pictures that they were drawn in to the images, instead of refusing.
+
+    Raises:
+        DataError: an image has another size than that which its boxes refer to.
+    """
+    frames, sizes = listing.frames, listing.sizes
+    if frames is None or sizes is None:
+        return listing
+    other = frames.all(axis=1) & (frames != sizes).any(axis=1)
+    listing = replace(listing, frames=None)
+    if not other.any():
+        return listing
+    if not scale:
+        row = int(np.flatnonzero(other)[0])
+        (height, width), (listed_height, listed_width) = sizes[row].tolist(), frames[row].tolist()
+        raise DataError(
+            f"{listing.path(row)}: {height} x {width} (height x width) pixels, but the lists say {listed_height} x "
+            f"{listed_width}, to which its boxes refer; so for {int(other.sum()):,} of {len(other):,} images: restore "
+            "the official files"
+        )
+    factor = np.where(other[:, None], sizes / np.maximum(frames, 1), 1.0)[:, [1, 0, 1, 0]]
+    return replace(listing, boxes=listing.boxes * np.repeat(factor, np.diff(listing.box_start), axis=0))
 
 
 def knobs_digest(knobs: object) -> str:

@@ -47,8 +47,8 @@ from fgbench.data.archives import Archive
 from fgbench.data.card import Card
 from fgbench.data.celeba import CelebA
 from fgbench.data.files import check_images, check_lines, table_of
-from fgbench.data.images import image_size
-from fgbench.data.listing import FIT, NONE, Listing
+from fgbench.data.images import image_sizes
+from fgbench.data.listing import FIT, NONE, Listing, Split
 from fgbench.data.text import DataError, read_lines
 
 MAFL = "https://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html"
@@ -91,7 +91,6 @@ class CelebAWild(CelebA):
     def __init__(self, test_list: Literal["landmarks", "attributes"] = "landmarks", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.test_list = test_list
-        self.is_part = self.is_part or test_list != "landmarks"
 
     def sources(self) -> tuple[Path, ...]:
         """The text files; the list of sizes only where it is."""
@@ -104,6 +103,11 @@ class CelebAWild(CelebA):
     def index_key(self) -> tuple[object, ...]:
         """The number of images and the test list."""
         return (self.images, self.test_list)
+
+    def published(self) -> dict[Split, int]:
+        """The papers' counts; of the list for attributes they give that of the training images only."""
+        counts = super().published()
+        return counts if self.test_list == "landmarks" else {**dict.fromkeys(counts, 0), "train": self.card.train}
 
     def read_tree(self, tree: Path) -> Listing:
         """All lists and annotations, of the images that pass the rule."""
@@ -146,6 +150,7 @@ def _members(path: Path, names: list[str]) -> Bool[ndarray, " n"]:
 
 def _areas(tree: Path, listing: Listing) -> Float[ndarray, " n"]:
     """Width times height of each image: from the list of sizes, or else from the files' headers."""
+    areas: Float[ndarray, " n"]
     path = files.annotation(tree, SIZES)
     if path.is_file():
         text = read_lines(path)
@@ -156,9 +161,11 @@ def _areas(tree: Path, listing: Listing) -> Float[ndarray, " n"]:
         absent = [name for name in wanted if name not in place]
         if absent:
             raise DataError(f"{path}: has no size of {absent[0]}, nor of {len(absent) - 1:,} others; it may be deleted")
-        areas: Float[ndarray, " n"] = sizes.prod(axis=1)[[place[name] for name in wanted]]
+        areas = sizes.prod(axis=1)[[place[name] for name in wanted]]
         return areas
     try:
-        return np.array([float(np.prod(image_size(listing.path(row)))) for row in range(len(listing.names))])
+        sizes_of_files = image_sizes([listing.path(row) for row in range(len(listing.names))])
     except (FileNotFoundError, ValueError) as error:
         raise DataError(str(error)) from None
+    areas = sizes_of_files.astype(np.float64).prod(axis=1)
+    return areas

@@ -68,6 +68,9 @@ def _read(root: Path, classes: int | None) -> Listing:
     box = _table(root / "bounding_boxes.txt", 5, ids)[:, 1:]
     part = _table(root / "parts/part_locs.txt", 5, np.repeat(ids, len(part_ids))).reshape(len(ids), len(part_ids), 5)
     check_lines(root / "image_class_labels.txt", np.isin(label, label_ids), "class is not one of classes.txt")
+    folders = np.array([name.partition("/")[0] for name in names])
+    mine = np.array(label_names)[label.astype(np.int64) - 1]
+    check_lines(root / "image_class_labels.txt", folders == mine, "another class than that whose name the folder has")
     check_lines(root / "train_test_split.txt", np.isin(split, (0, 1)), "split is neither 1 (train) nor 0 (test)")
     check_lines(
         root / "bounding_boxes.txt", np.logical_and.reduce(box[:, 2:] > 0, axis=1), "width or height is not positive"

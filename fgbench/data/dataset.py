@@ -27,14 +27,22 @@ class ImageDataset(Dataset[Batch]):
         seed: with image and draw it decides the random choices of the view.
         cache: keeps resized images in memory; None reads and resizes each time.
         bottom: rows of pixels at the bottom of each file that are no part of the image.
+        known_damaged: names of official images that end too early; they are used as far as they go.
     """
 
     def __init__(
-        self, listing: Listing, view: View, seed: int = 0, cache: PixelCache | None = None, bottom: int = 0
+        self,
+        listing: Listing,
+        view: View,
+        seed: int = 0,
+        cache: PixelCache | None = None,
+        bottom: int = 0,
+        known_damaged: frozenset[str] = frozenset(),
     ) -> None:
         if listing.sizes is None:
             raise ValueError("the listing has no sizes: take the datamodule's listing, not its reader's")
         self.listing, self.view, self.seed, self.cache, self.bottom = listing, view, seed, cache, bottom
+        self._torn = known_damaged
         self._sizes, self._stored = listing.sizes, listing.stored_sizes()
         self._folder, self._augment = os.fspath(listing.folder), Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
@@ -50,8 +58,9 @@ class ImageDataset(Dataset[Batch]):
         """
         image = self.cache.get(row) if self.cache else None
         if image is None:
-            path = f"{self._folder}/{self.listing.name(row)}"
-            image = read_image(path)
+            name = self.listing.name(row)
+            path = f"{self._folder}/{name}"
+            image = read_image(path, torn=name in self._torn)
             image = image[: len(image) - self.bottom]
             if image.shape[:2] != tuple(self._stored[row].tolist()):
                 height, width = self._stored[row].tolist()

@@ -19,7 +19,8 @@ asks to remove it before training and evaluation, and here it is by default; whe
 xmax]``.
 
 torchvision's parser gives no boxes, keeps the banner, and orders classes by the alphabet; so the files are read here.
-Published order: ``trainval``, then ``test``.
+Published order: ``trainval``, then ``test``. At every level the validation cut is that of
+the variants: the same images are never trained on.
 """
 
 from pathlib import Path
@@ -76,9 +77,10 @@ class FGVCAircraft(PublishedClasses):
 
     def sources(self) -> tuple[Path, ...]:
         """The text files."""
-        data, names = self.tree() / "data", LEVELS[self.level][1]
-        lists = [f"images_{self.level}_{part}.txt" for part in ("trainval", "test")]
-        return tuple(data / name for name in (names, *lists, "images_box.txt"))
+        data, levels = self.tree() / "data", dict.fromkeys((self.level, "variant"))
+        lists = [f"images_{level}_{part}.txt" for level in levels for part in ("trainval", "test")]
+        names = [LEVELS[level][1] for level in levels]
+        return tuple(data / name for name in (*names, *lists, "images_box.txt"))
 
     def index_key(self) -> tuple[object, ...]:
         """The level, the number of classes, and what is cut off (sizes of images go without it)."""
@@ -87,18 +89,27 @@ class FGVCAircraft(PublishedClasses):
     def read_tree(self, tree: Path) -> Listing:
         """Both lists, their labels and boxes."""
         data, names_file = tree / "data", tree / "data" / LEVELS[self.level][1]
-        label_names = [line.strip() for line in read_lines(names_file)]
-        index = {name: i for i, name in enumerate(label_names)}
+        label_names, index = _classes(names_file)
+        _, variants = _classes(data / "variants.txt")
+        above: dict[str, str] = {}  # the class of each variant
+        stratum: list[int] = []
         numbers: list[str] = []
         target: list[int] = []
         counts = []
         for part in ("trainval", "test"):
             path = data / f"images_{self.level}_{part}.txt"
-            pairs = [line.strip().partition(" ") for line in read_lines(path)]
-            known = np.array([name in index for _, _, name in pairs], np.bool_)
-            check_lines(path, known, f"expected an image's number and a class of {names_file.name}")
-            numbers += [number for number, _, _ in pairs]
-            target += [index[name] for _, _, name in pairs]
+            pairs = _pairs(path, index, names_file)
+            finest = _pairs(data / f"images_variant_{part}.txt", variants, data / "variants.txt")
+            same = [own == other for (own, _), (other, _) in zip(pairs, finest, strict=False)]
+            check_lines(path, np.array(same, np.bool_), f"another image than in images_variant_{part}.txt")
+            if len(pairs) != len(finest):
+                raise DataError(f"{path}: has {len(pairs):,} images, images_variant_{part}.txt has {len(finest):,}")
+            family = [above.setdefault(variant, name) for (_, variant), (_, name) in zip(finest, pairs, strict=True)]
+            right = [name == first for (_, name), first in zip(pairs, family, strict=True)]
+            check_lines(path, np.array(right, np.bool_), f"another {self.level} than other images of its variant")
+            numbers += [number for number, _ in pairs]
+            target += [index[name] for _, name in pairs]
+            stratum += [variants[name] for _, name in finest]
             counts.append(len(pairs))
         boxed, corners = table_of(data / "images_box.txt", 4)
         place = {number: i for i, number in enumerate(boxed)}
@@ -112,5 +123,22 @@ class FGVCAircraft(PublishedClasses):
             target=np.array(target, np.int64),
             split=np.repeat([0, 1], counts),
             boxes=boxes,
+            stratum=np.array(stratum, np.int64),
         )
         return self.make_listing(rows, data / "images", label_names, names_file)
+
+
+def _classes(path: Path) -> tuple[list[str], dict[str, int]]:
+    """The classes of a level in their order, and the number of each."""
+    names = [line.strip() for line in read_lines(path)]
+    first = np.array([names.index(name) == i for i, name in enumerate(names)], np.bool_)
+    check_lines(path, first, "a class that was there before")
+    return names, {name: i for i, name in enumerate(names)}
+
+
+def _pairs(path: Path, index: dict[str, int], names_file: Path) -> list[tuple[str, str]]:
+    """Number and class of each image of a list."""
+    found = [line.strip().partition(" ") for line in read_lines(path)]
+    known = np.array([name in index for _, _, name in found], np.bool_)
+    check_lines(path, known, f"expected an image's number and a class of {names_file.name}")
+    return [(number, name) for number, _, name in found]

@@ -1,11 +1,11 @@
-"""Annotation files as arrays: text tables, MATLAB structs, VOC boxes. What is wrong with one names file and line."""
+"""Annotation files as arrays: text tables, VOC boxes, folders of classes. What is wrong is named by file and line."""
 
 import io
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -68,44 +68,51 @@ def check_lines(path: Path, good: Bool[ndarray, " n"], complaint: str, skip: int
         raise DataError(f"{path}, line {int(bad[0]) + 1 + skip}: {complaint}")
 
 
-def mat_of(path: Path, *names: str) -> tuple[Any, ...]:
-    """Variables of a MATLAB file, one-element axes dropped; cells of strings are arrays of ``str``.
+@dataclass(frozen=True)
+class Voc:
+    """An annotation in the layout of PASCAL VOC, as written.
 
-    Raises:
-        DataError: the file is missing or damaged, or has no such variable.
+    Attributes:
+        boxes: ``x0 y0 x1 y1`` of every object.
+        size: height and width of the picture that was annotated; zeros where the file does not say.
+        names: of the object of each box.
     """
-    from scipy.io import loadmat
 
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
-    try:
-        content = loadmat(path, squeeze_me=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead the parser to
-        raise DataError(f"{path}: not a MATLAB file, or damaged ({error})") from None
-    for name in names:
-        if name not in content:
-            found = ", ".join(key for key in content if not key.startswith("__")) or "nothing"
-            raise DataError(f"{path}: has no variable {name!r}, but {found}")
-    return tuple(np.atleast_1d(content[name]) for name in names)
+    boxes: Float[ndarray, "n 4"]
+    size: tuple[int, int]
+    names: tuple[str, ...]
 
 
-def voc_boxes(path: Path) -> Float[ndarray, "n 4"]:
-    """``x0 y0 x1 y1`` of every object of an annotation in the layout of PASCAL VOC, as written.
+def read_voc(path: Path, drop_flat: bool = False) -> Voc:
+    """An annotation in the layout of PASCAL VOC.
+
+    Args:
+        path: the file.
+        drop_flat: leave boxes without area out, where they are known to occur, instead of refusing them.
 
     Raises:
         DataError: the file is missing, no XML, or has no object with a box of positive area.
     """
     try:
         root = ET.fromstring(path.read_bytes())
-        boxes = [[float(box.findtext(side, "")) for side in _SIDES] for box in root.iterfind("object/bndbox")]
+        objects = [(thing.findtext("name", ""), thing.iterfind("bndbox")) for thing in root.iterfind("object")]
+        named = [(name, [float(box.findtext(side, "")) for side in _SIDES]) for name, of in objects for box in of]
+        height, width = (int(root.findtext(f"size/{side}", "0")) for side in ("height", "width"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (ET.ParseError, ValueError) as error:
         raise DataError(f"{path}: not an annotation in XML with xmin, ymin, xmax, ymax ({error})") from None
-    found = np.array(boxes, np.float64).reshape(-1, 4)
-    if not len(found) or not (found[:, 2:] > found[:, :2]).all():
+    found = np.array([box for _, box in named], np.float64).reshape(-1, 4)
+    good: Bool[ndarray, " n"] = np.logical_and.reduce(found[:, 2:] > found[:, :2], axis=1)
+    if not drop_flat and not (len(found) and good.all()):
         raise DataError(f"{path}: has no object, or one whose box has no area")
-    return found
+    names = tuple(name for (name, _), whole in zip(named, good.tolist(), strict=True) if whole)
+    return Voc(found[good], (height, width), names)
+
+
+def voc_boxes(path: Path) -> Float[ndarray, "n 4"]:
+    """``x0 y0 x1 y1`` of every object of an annotation in the layout of PASCAL VOC, as written."""
+    return read_voc(path).boxes
 
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -116,6 +123,36 @@ def ragged(boxes: Sequence[Float[ndarray, "_ 4"]]) -> tuple[Float[ndarray, "t 4"
     start = np.zeros(len(boxes) + 1, np.int64)
     np.cumsum([len(of_one) for of_one in boxes], out=start[1:])
     return np.concatenate([np.zeros((0, 4)), *boxes]), start
+
+
+def check_folders(entries: Sequence[str], names: Sequence[str], target: Int64[ndarray, " n"]) -> None:
+    """Refuse a folder with more than one class, and a class with more than one folder.
+
+    Args:
+        entries: where each image is listed, for the complaint ("train_list.mat, entry 7").
+        names: of the images, ``<folder>/<file>``.
+        target: class of each image.
+
+    Raises:
+        DataError: names the first image that is in another folder than most of its class, or of another class than
+            most of its folder.
+    """
+    folders, folder = np.unique([name.rpartition("/")[0] for name in names], return_inverse=True)
+    classes, label = np.unique(target, return_inverse=True)
+    count = np.zeros((len(folders), len(classes)), np.int64)
+    np.add.at(count, (folder, label), 1)
+    wrong = np.flatnonzero(count.argmax(axis=1)[folder] != label)
+    if len(wrong):
+        row = int(wrong[0])
+        usual = classes[count[folder[row]].argmax()]
+        raise DataError(
+            f"{entries[row]}: {names[row]} has label {target[row] + 1}, but most images of its folder have {usual + 1}"
+        )
+    wrong = np.flatnonzero(count.argmax(axis=0)[label] != folder)
+    if len(wrong):
+        row = int(wrong[0])
+        usual = folders[count[:, label[row]].argmax()]
+        raise DataError(f"{entries[row]}: {names[row]} has label {target[row] + 1}, which is that of folder {usual}")
 
 
 def check_images(listing: Listing) -> None:

@@ -25,8 +25,8 @@ import numpy as np
 
 from fgbench.data.archives import Archive
 from fgbench.data.card import Card
-from fgbench.data.files import mat_of
 from fgbench.data.listing import Listing
+from fgbench.data.matlab import read_matlab, whole_numbers
 from fgbench.data.published import PublishedClasses, Rows, as_bytes
 from fgbench.data.text import DataError
 
@@ -62,9 +62,11 @@ class Flowers102(PublishedClasses):
         """Labels of all images, and which of them train."""
         from torchvision.datasets import Flowers102 as Named
 
-        (labels,) = mat_of(tree / "imagelabels.mat", "labels")
-        sets = mat_of(tree / "setid.mat", "trnid", "valid", "tstid")
-        number = np.concatenate(sets).astype(np.int64)
+        labels = whole_numbers(tree / "imagelabels.mat", "labels", *read_matlab(tree / "imagelabels.mat", "labels"))
+        names = ("trnid", "valid", "tstid")
+        found = zip(names, read_matlab(tree / "setid.mat", *names), strict=True)
+        sets = [whole_numbers(tree / "setid.mat", name, part) for name, part in found]
+        number = np.concatenate(sets)
         split = np.repeat([0, 0, 1], [len(part) for part in sets])
         if number.min(initial=1) < 1 or number.max(initial=1) > len(labels):
             raise DataError(f"{tree / 'setid.mat'}: names an image beyond the {len(labels):,} of imagelabels.mat")
@@ -72,7 +74,7 @@ class Flowers102(PublishedClasses):
         number, split = number[order], split[order]
         rows = Rows(
             names=as_bytes([f"image_{i:05d}.jpg" for i in number.tolist()]),
-            target=labels.astype(np.int64)[number - 1] - 1,
+            target=labels[number - 1] - 1,
             split=split,
         )
         return self.make_listing(rows, tree / "jpg", list(Named.classes), tree / "setid.mat")

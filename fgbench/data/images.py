@@ -22,8 +22,12 @@ _AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # annotations
 _JPEG_END, _PNG_START = b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[ndarray, "h w 3"]:
+def read_image(path: str | os.PathLike[str], torn: bool = False) -> UInt8[ndarray, "h w 3"]:
     """Decode a file as RGB; grey becomes RGB, transparency is dropped, orientation tags are ignored.
+
+    Args:
+        path: the file.
+        torn: the official file is known to end too early, and is used as far as it goes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -34,15 +38,17 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[ndarray, "h w 3"]:
             data = file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: listed, but there is no such file; restore it from the archive") from None
-    image, problem = decode(data)
+    image, problem = decode(data, torn)
     if image is None:
         raise ValueError(f"{path}: {problem} ({len(data):,} bytes); restore this file from the archive")
     return image
 
 
-def decode(data: bytes) -> tuple[UInt8[ndarray, "h w 3"] | None, str]:
+def decode(data: bytes, torn: bool = False) -> tuple[UInt8[ndarray, "h w 3"] | None, str]:
     """The image in a file's bytes; or None, and what is wrong with them."""
-    problem = _problem(data)
+    if torn and data[:2] == b"\xff\xd8":
+        data += _JPEG_END  # decoders refuse a file without
+    problem = "" if torn and data else _problem(data)
     image = None if problem else cv2.imdecode(np.frombuffer(data, np.uint8), _AS_STORED)
     return image, "" if image is not None else problem or "cannot be decoded as an image"
 
@@ -65,10 +71,12 @@ def _jpeg_segments(data: bytes) -> tuple[tuple[int, int] | None, int]:
     """Height and width from the frame header, and where the first scan starts (-1: not in these bytes)."""
     size, at = None, 2
     while at + 9 <= len(data):
-        if data[at] != 0xFF:
-            return size, -1
         marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        if data[at] != 0xFF or marker == 0:  # stray bytes between segments, which libjpeg passes over
+            at = data.find(b"\xff", at + 1)
+            if at < 0:
+                break
+        elif marker == 0xFF:  # fill byte
             at += 1
         elif marker == 0xDA:
             return size, at

@@ -15,7 +15,9 @@ The tree on disk, as distributed (186 GB of images, at most 800 px)::
     <root>/inat2017/{train_2017_bboxes,val_2017_bboxes}.json                   one .zip each
 
 The JSON files are in the format of COCO: ``images`` (id, file_name, width, height), ``annotations`` (image_id,
-category_id) and ``categories`` (id, name, supercategory), classes from 0. Sizes are taken from the images themselves.
+category_id) and ``categories`` (id, name, supercategory), classes from 0. Heights and
+widths must be those of the images, since boxes refer to them, and an image must lie in the folder of its species in
+that of its super-category.
 Boxes are in files of their own, ``x y width height`` in pixels, several an image in train and one in validation; images
 of Plantae, Fungi, Protozoa and Chromista have none, and so have some others. A file of boxes that is not there leaves
 its split without boxes.
@@ -165,6 +167,7 @@ def read_lists(tree: Path, classes: int | None = None) -> Listing:
     """
     names, target, split = [], [], []
     boxes, start = [np.zeros((0, 4))], [np.zeros(1, np.int64)]
+    frames: list[Int64[ndarray, "n 2"]] = []
     label_names: list[str] = []
     groups: list[str] = []
     for part, (name, box_name) in enumerate(zip(LISTS, BOXES, strict=True)):
@@ -175,10 +178,13 @@ def read_lists(tree: Path, classes: int | None = None) -> Listing:
             raise DataError(f"{tree / name}: its categories are not those of {LISTS[0]}")
         label_names, groups = known
         own = np.array([image["id"] for image in images], np.int64)
+        frame = _frames(tree / name, images)
         names += [str(image["file_name"]).encode() for image in images]
         target.append(_labels(tree / name, content, own, len(label_names)))
         split.append(np.full(len(own), part, np.int64))
-        found, first = _boxes(tree / box_name, own)
+        _check_folders(tree / name, images, target[-1], label_names, groups)
+        frames.append(frame)
+        found, first = _boxes(tree / box_name, own, frame)
         boxes.append(found)
         start.append(first + start[-1][-1])
     listing = Listing(
@@ -194,6 +200,7 @@ def read_lists(tree: Path, classes: int | None = None) -> Listing:
         label_names=tuple(label_names),
         landmark_names=(),
         label_groups=tuple(groups),
+        frames=np.concatenate(frames),
     )
     listing = listing if classes is None else _first_classes(listing, classes)
     check_images(listing)
@@ -236,11 +243,46 @@ def _labels(path: Path, content: dict[str, Any], ids: Int64[ndarray, " n"], coun
     return target
 
 
-def _boxes(path: Path, ids: Int64[ndarray, " n"]) -> tuple[Float[ndarray, "t 4"], Int64[ndarray, " n1"]]:
+def _frames(path: Path, images: list[dict[str, Any]]) -> Int64[ndarray, "n 2"]:
+    """Height and width that the list gives each image; zeros where it gives none."""
+    try:
+        return np.array([(image.get("height", 0), image.get("width", 0)) for image in images], np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: a height or width of 'images' is no whole number ({error})") from None
+
+
+def _check_folders(
+    path: Path, images: list[dict[str, Any]], target: Int64[ndarray, " n"], names: list[str], groups: list[str]
+) -> None:
+    """Images lie in the folder of their species, which is in that of its super-category."""
+    folders = [f"{group}/{name}" for group, name in zip(groups, names, strict=True)]
+    for number, (image, label) in enumerate(zip(images, target.tolist(), strict=True)):
+        if not str(image["file_name"]).rpartition("/")[0].endswith(f"/{folders[label]}"):
+            raise DataError(
+                f"{path}: entry {number} of 'images': {image['file_name']} is labelled {folders[label]}, which is not "
+                "its folder"
+            )
+
+
+def _boxes(
+    path: Path, ids: Int64[ndarray, " n"], frames: Int64[ndarray, "n 2"]
+) -> tuple[Float[ndarray, "t 4"], Int64[ndarray, " n1"]]:
     """The boxes of a split's images, image by image, and where each image's start; none without the file."""
     if not path.is_file():
         return np.zeros((0, 4)), np.zeros(len(ids) + 1, np.int64)
-    entries = _list_of(path, read_json(path), "annotations", "image_id", "bbox")
+    content = read_json(path)
+    entries = _list_of(path, content, "annotations", "image_id", "bbox")
+    if "images" in content:
+        images = _list_of(path, content, "images", "id")
+        place = _rows(path, ids, np.array([image["id"] for image in images], np.int64))
+        other = (_frames(path, images) != frames[place]).any(axis=1)
+        if other.any():
+            wrong = images[int(other.argmax())]
+            height, width = frames[place[int(other.argmax())]].tolist()
+            raise DataError(
+                f"{path}: image {wrong['id']} is {wrong.get('height')} x {wrong.get('width')} (height x width), but "
+                f"{height} x {width} in the list of images"
+            )
     row = _rows(path, ids, np.array([entry["image_id"] for entry in entries], np.int64))
     try:
         box = np.array([entry["bbox"] for entry in entries], np.float64).reshape(len(entries), 4)
@@ -287,6 +329,7 @@ def _first_classes(listing: Listing, classes: int) -> Listing:
         boxes=listing.boxes[np.repeat(keep, count)],
         box_start=np.concatenate([[0], np.cumsum(count[keep])]),
         landmarks=listing.landmarks[keep],
+        frames=None if listing.frames is None else listing.frames[keep],
         visible=listing.visible[keep],
         label_names=listing.label_names[:classes],
         label_groups=listing.label_groups[:classes],

@@ -20,7 +20,7 @@ from numpy import ndarray
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
 
-VERSION = 1  # raise it when readers list something else from the same files, or columns change
+VERSION = 2  # raise it when readers list something else from the same files, or columns change
 _KEY, _BLOCK = b"fgbench", 32768  # images that are read at once
 
 
@@ -39,6 +39,7 @@ def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path
         "name": _fixed_bytes(listing.names),
         "image_id": pa.array(listing.image_id),
         "target": _rows(listing.target),
+        "stratum": None if listing.stratum is None else pa.array(listing.stratum),
         "split": pa.array(listing.split.astype(np.int8)),
         "height": pa.array(listing.sizes[:, 0].astype(np.int32)),
         "width": pa.array(listing.sizes[:, 1].astype(np.int32)),
@@ -99,6 +100,7 @@ def _listing(file: pq.ParquetFile, root: Path, facts: dict[str, Any]) -> Listing
         "image_id": np.empty(n, np.int64),
         "target": np.empty((n, attributes), np.float64) if attributes else np.empty(n, np.int64),
         "split": np.empty(n, np.int64),
+        "stratum": np.empty(n if "stratum" in schema.names else 0, np.int64),
         "landmarks": np.zeros((n, 2 * marks)),
         "visible": np.zeros((n, marks), np.bool_),
     }
@@ -136,6 +138,7 @@ def _listing(file: pq.ParquetFile, root: Path, facts: dict[str, Any]) -> Listing
         label_groups=tuple(facts["label_groups"]),
         sizes=sizes,
         copy_short=facts["copy_short"],
+        stratum=columns["stratum"] if "stratum" in schema.names else None,
     )
 
 

@@ -45,6 +45,10 @@ class Listing:
             the headers of the images are read once.
         copy_short: images in ``folder`` are copies whose short side is this at most, pixels; 0 means that they are the
             originals. Boxes, landmarks and ``sizes`` are in pixels of the originals all the same.
+        stratum: what a validation cut takes the same share of, whatever level of labels is asked for; None means the
+            classes.
+        frames: height and width of the picture in which the boxes were drawn, zeros where nobody says. Compared with
+            the files when their sizes are read; after that None.
     """
 
     folder: Path
@@ -61,6 +65,8 @@ class Listing:
     label_groups: tuple[str, ...] = ()
     sizes: Int[ndarray, "n 2"] | None = None
     copy_short: int = 0
+    stratum: Int64[ndarray, " n"] | None = None
+    frames: Int64[ndarray, "n 2"] | None = None
 
     def name(self, row: SupportsIndex) -> str:
         """The file of one image, relative to ``folder``."""
@@ -105,7 +111,8 @@ class Listing:
     def with_validation(self, fraction: float) -> "Listing":
         """The same images with a validation split cut from train.
 
-        Of each class the same share, ``fraction`` rounded to whole images, is taken: those whose names hash lowest. So
+        Of each class (or stratum, where the listing has finer ones than its labels) the same share, ``fraction``
+        rounded to whole images, is taken: those whose names hash lowest. So
         the cut depends on nothing but names and fraction, and a smaller fraction's cut is part of a larger one's. For
         attributes all images count as one class.
         """
@@ -117,7 +124,8 @@ class Listing:
             raise ValueError("there is an official validation split: leave val_fraction at 0")
         split, rows = self.split.copy(), self.rows("train")
         rank = np.array([hashlib.sha256(bytes(self.names[row])).digest() for row in rows], dtype="S32")
-        stratum = self.target[rows] if self.target.ndim == 1 else np.zeros(len(rows), np.int64)
+        classes = self.target if self.target.ndim == 1 else np.zeros(len(self.target), np.int64)
+        stratum = (classes if self.stratum is None else self.stratum)[rows]
         rows = rows[np.lexsort((rank, stratum))]
         for group in np.split(rows, np.cumsum(np.bincount(stratum))[:-1]):
             split[group[: round(fraction * len(group))]] = 2

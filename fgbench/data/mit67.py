@@ -24,7 +24,7 @@ from fgbench.data.card import Card
 from fgbench.data.files import check_lines
 from fgbench.data.listing import Listing
 from fgbench.data.published import PublishedClasses, Rows, as_bytes
-from fgbench.data.text import DataError, read_lines
+from fgbench.data.text import read_lines
 
 
 class MIT67(PublishedClasses):
@@ -55,17 +55,19 @@ class MIT67(PublishedClasses):
 
     def read_tree(self, tree: Path) -> Listing:
         """Both lists; classes are the folders that train."""
-        lists = []
-        for name in ("TrainImages.txt", "TestImages.txt"):
+        lists, names = [], ("TrainImages.txt", "TestImages.txt")
+        for name in names:
             lines = [line.strip() for line in read_lines(tree / name)]
             good = np.array([line.count("/") == 1 and not line.startswith(("/", ".")) for line in lines], np.bool_)
             check_lines(tree / name, good, "expected <class>/<file>")
             lists.append(lines)
         folders = [[line.partition("/")[0] for line in lines] for lines in lists]
         label_names = sorted(set(folders[0]))
-        unknown = sorted(set(folders[1]) - set(label_names))
-        if unknown:
-            raise DataError(f"{tree / 'TestImages.txt'}: class {unknown[0]} is not in TrainImages.txt")
+        for of, name in enumerate(names):
+            both = np.isin(folders[of], folders[1 - of])
+            check_lines(
+                tree / name, both, f"no image of this folder is in {names[1 - of]}, though every class is in both"
+            )
         index = {name: i for i, name in enumerate(label_names)}
         rows = Rows(
             names=as_bytes(lists[0] + lists[1]),

@@ -66,11 +66,16 @@ class Published(BenchDataModule):
             raise DataError(f"{error}. {self.advice()}.") from None
         return listing
 
+    def published(self) -> dict[Split, int]:
+        """How many images each split of the whole dataset has; 0 where nobody says."""
+        counts: dict[Split, int] = {"train": self.card.train, "test": self.card.test}
+        counts |= {"val": self.card.val} if self.has_validation else {}
+        counts |= {"fit": self.card.fit} if self.card.fit else {}
+        return counts
+
     def check_splits(self, listing: Listing) -> None:
         """No split may be empty, and those of the whole dataset must be as large as published."""
-        published: dict[Split, int] = {"train": self.card.train, "test": self.card.test}
-        published |= {"val": self.card.val} if self.has_validation else {}
-        published |= {"fit": self.card.fit} if self.card.fit else {}
+        published = self.published()
         found = {split: len(listing.rows(split)) for split in published}
         empty = [split for split, count in found.items() if not count]
         if empty:
@@ -137,6 +142,7 @@ class PublishedClasses(Published):
             names=rows.names[keep],
             image_id=(np.arange(len(wanted)) if rows.image_id is None else rows.image_id)[keep],
             target=rows.target[keep],
+            stratum=None if rows.stratum is None else rows.stratum[keep],
             split=rows.split[keep],
             boxes=np.zeros((0, 4)) if rows.boxes is None else rows.boxes[np.repeat(wanted, count)],
             box_start=np.concatenate([np.zeros(1, np.int64), np.cumsum(count[keep])]),
@@ -144,6 +150,7 @@ class PublishedClasses(Published):
             visible=np.zeros((len(keep), 0), np.bool_),
             label_names=tuple(label_names[: self.num_outputs]),
             landmark_names=(),
+            frames=None if rows.frames is None else rows.frames[keep],
         )
 
 
@@ -158,6 +165,8 @@ class Rows:
         boxes: ``x0 y0 x1 y1``, one for each image, or as ``box_start`` says; None where the dataset has no boxes.
         box_start: where the boxes of each image start, see ``Listing``.
         image_id: position in the published order, where some images before have been left out.
+        stratum: see ``Listing``.
+        frames: see ``Listing``.
     """
 
     names: Shaped[ndarray, " n"]
@@ -166,6 +175,8 @@ class Rows:
     boxes: Float[ndarray, "t 4"] | None = None
     box_start: Int64[ndarray, " n1"] | None = None
     image_id: Int64[ndarray, " n"] | None = None
+    stratum: Int64[ndarray, " n"] | None = None
+    frames: Int64[ndarray, "n 2"] | None = None
 
 
 def as_bytes(names: list[str]) -> Shaped[ndarray, " n"]:

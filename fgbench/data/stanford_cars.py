@@ -19,7 +19,6 @@ included, spans ``[x1 - 1, x2]``. Published order: train, then test.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -27,8 +26,8 @@ from numpy import ndarray
 
 from fgbench.data.archives import Archive
 from fgbench.data.card import Card
-from fgbench.data.files import mat_of
 from fgbench.data.listing import Listing
+from fgbench.data.matlab import read_matlab, texts, whole_numbers
 from fgbench.data.published import PublishedClasses, Rows, as_bytes
 from fgbench.data.text import DataError
 
@@ -70,7 +69,8 @@ class StanfordCars(PublishedClasses):
 
     def read_tree(self, tree: Path) -> Listing:
         """Both lists, their labels and their boxes."""
-        (names,) = mat_of(tree / "devkit/cars_meta.mat", "class_names")
+        meta = tree / "devkit/cars_meta.mat"
+        names = texts(meta, "class_names", *read_matlab(meta, "class_names"))
         with_labels = self._test_labels(tree)
         train = _annotations(tree / "devkit/cars_train_annos.mat", "cars_train")
         test = _annotations(with_labels, "cars_test")
@@ -80,20 +80,17 @@ class StanfordCars(PublishedClasses):
             split=np.repeat([0, 1], [len(train[0]), len(test[0])]),
             boxes=np.concatenate([train[2], test[2]]),
         )
-        return self.make_listing(rows, tree, [str(name) for name in names], with_labels)
+        return self.make_listing(rows, tree, names, with_labels)
 
 
 def _annotations(path: Path, folder: str) -> tuple[list[str], Int64[ndarray, " n"], Float[ndarray, "n 4"]]:
     """Files, class indices and boxes of one list."""
-    (found,) = mat_of(path, "annotations")
+    (found,) = read_matlab(path, "annotations")
     missing = [name for name in FIELDS if name not in (found.dtype.names or ())]
     if missing:
         hint = f"; the labels of the test images are in {LABELS}" if missing == ["class"] else ""
         raise DataError(f"{path}: its annotations have no field {', '.join(missing)}{hint}")
 
-    def field(name: str) -> Any:
-        return np.array([int(value) for value in found[name]], np.int64)
-
-    corners = np.stack([field(name) for name in FIELDS[:4]], axis=1)
-    names = [f"{folder}/{name}" for name in found["fname"]]
-    return names, field("class") - 1, corners - np.array([1.0, 1.0, 0.0, 0.0])
+    corners = np.stack([whole_numbers(path, name, found[name]) for name in FIELDS[:4]], axis=1)
+    names = [f"{folder}/{name}" for name in texts(path, "fname", found["fname"])]
+    return names, whole_numbers(path, "class", found["class"]) - 1, corners - np.array([1.0, 1.0, 0.0, 0.0])

@@ -23,8 +23,9 @@ import numpy as np
 
 from fgbench.data.archives import Archive
 from fgbench.data.card import Card
-from fgbench.data.files import mat_of, ragged, voc_boxes
+from fgbench.data.files import check_folders, ragged, voc_boxes
 from fgbench.data.listing import Listing
+from fgbench.data.matlab import read_matlab, texts, whole_numbers
 from fgbench.data.published import PublishedClasses, Rows, as_bytes
 from fgbench.data.text import DataError
 
@@ -59,18 +60,20 @@ class StanfordDogs(PublishedClasses):
 
     def read_tree(self, tree: Path) -> Listing:
         """Both lists, and the boxes of the wanted classes' images."""
-        files, annotations, labels, split = [], [], [], []
+        files, annotations, labels, split, entries = [], [], [], [], []
         for part, name in enumerate(("train_list.mat", "test_list.mat")):
-            images, notes, targets = mat_of(tree / name, "file_list", "annotation_list", "labels")
+            images, notes, targets = read_matlab(tree / name, "file_list", "annotation_list", "labels")
             if not len(images) == len(notes) == len(targets):
                 raise DataError(
                     f"{tree / name}: has {len(images)} files, {len(notes)} annotations and {len(targets)} labels"
                 )
-            files += [str(image) for image in images]
-            annotations += [str(note) for note in notes]
-            labels += [int(target) - 1 for target in targets]
+            files += texts(tree / name, "file_list", images)
+            annotations += texts(tree / name, "annotation_list", notes)
+            labels.append(whole_numbers(tree / name, "labels", targets) - 1)
             split += [part] * len(images)
-        target = np.array(labels, np.int64)
+            entries += [f"{tree / name}, entry {i + 1}" for i in range(len(images))]
+        target = np.concatenate(labels)
+        check_folders(entries, files, target)
         wanted = target < self.num_outputs  # a part of the tree has no annotations of other classes
         none = np.zeros((0, 4))
         boxes, start = ragged(
@@ -84,7 +87,7 @@ class StanfordDogs(PublishedClasses):
 
 
 def _breeds(files: list[str], target: np.ndarray) -> list[str]:
-    """The folder of each class, which is its WordNet id and its name."""
+    """The folder of each class, which is its WordNet id and its name; one each, as has been checked."""
     folders: dict[int, str] = {}
     for file, label in zip(files, target.tolist(), strict=True):
         folders.setdefault(label, file.partition("/")[0])

@@ -6,7 +6,8 @@ from fakes.pictures import cell, struct, write_voc
 from scipy.io import savemat
 
 from fgbench.data import DataError
-from fgbench.data.files import check_lines, mat_of, ragged, table_of, voc_boxes
+from fgbench.data.files import check_lines, ragged, table_of, voc_boxes
+from fgbench.data.matlab import read_matlab
 
 
 def test_tables_have_a_name_and_numbers_with_any_blanks_between(tmp_path):
@@ -56,16 +57,16 @@ def test_matlab_cells_and_structs_of_one_element_too(tmp_path):
     path = tmp_path / "a.mat"
     content = {"names": cell(["x"]), "rows": struct([{"fname": "a.jpg", "class": np.uint8(3)}]), "n": np.array([[7]])}
     savemat(path, content)
-    names, rows, number = mat_of(path, "names", "rows", "n")
+    names, rows, number = read_matlab(path, "names", "rows", "n")
     assert [str(name) for name in names] == ["x"]
     assert (str(rows["fname"][0]), int(rows["class"][0]), number.tolist()) == ("a.jpg", 3, [7])
     with pytest.raises(DataError, match=r"a\.mat: has no variable 'labels', but names, rows, n"):
-        mat_of(path, "labels")
+        read_matlab(path, "labels")
     with pytest.raises(DataError, match=r"b\.mat: there is no such file"):
-        mat_of(tmp_path / "b.mat", "n")
+        read_matlab(tmp_path / "b.mat", "n")
     path.write_text("<html>")
     with pytest.raises(DataError, match=r"a\.mat: not a MATLAB file, or damaged"):
-        mat_of(path, "n")
+        read_matlab(path, "n")
 
 
 def test_voc_annotations_without_a_usable_object_are_named(tmp_path):

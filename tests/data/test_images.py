@@ -81,3 +81,19 @@ def test_truncated_file_is_refused_though_its_thumbnail_is_whole(tmp_path):
     assert read_image(tmp_path / "whole.jpg").shape == (60, 90, 3)
     with pytest.raises(ValueError, match="truncated"):
         read_image(tmp_path / "cut.jpg")
+
+
+def test_stray_bytes_between_segments_are_passed_over_as_libjpeg_does(tmp_path, pixels):
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    table = data.index(b"\xff\xdb")
+    (tmp_path / "a.jpg").write_bytes(data[:table] + b"\x00\x12\xff\x00\x34" + data[table:])
+    assert image_size(tmp_path / "a.jpg") == (60, 90)
+    assert (read_image(tmp_path / "a.jpg") == cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1]).all()
+
+
+def test_an_official_file_known_to_lack_its_end_is_used(tmp_path, pixels):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes()[:-2])
+    with pytest.raises(ValueError, match="truncated"):
+        read_image(path)
+    assert np.abs(read_image(path, torn=True).astype(int) - pixels).mean() < 5

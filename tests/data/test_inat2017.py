@@ -83,6 +83,15 @@ DAMAGE = {
     "unknown class": ("val2017.json", lambda c: c["annotations"][0].update(category_id=9), "category 9 is not one of"),
     "other classes": ("val2017.json", lambda c: c["categories"][0].update(name="Acer"), "not those of train2017.json"),
     "numbers with a gap": ("train2017.json", lambda c: c["categories"][0].update(id=7), "not 0, 1, 2"),
+    "wrong label": (
+        "train2017.json", lambda c: c["annotations"][1].update(category_id=2), "train1.jpg is labelled Aves/Larus",
+    ),
+    "other super-category": (
+        "train2017.json", lambda c: c["categories"][0].update(supercategory="Fungi"), "is labelled Fungi/Parus major",
+    ),
+    "two frames": (
+        "val_2017_bboxes.json", lambda c: c["images"][2].update(width=7), "image 102 is 61 x 7 .* but 61 x 83",
+    ),
     "no images": ("train2017.json", lambda c: c.pop("images"), "has no list 'images'"),
     "image without a name": ("train2017.json", lambda c: c["images"][0].pop("file_name"), "entry 0 of 'images' lacks"),
     "image twice": ("train2017.json", lambda c: c["images"][1].update(id=0), "image 0 is listed twice"),
@@ -112,4 +121,11 @@ def test_a_renamed_folder_and_an_image_that_is_none_are_named(inat):
     (images / "aves").rename(images / "Aves")
     (images / "Aves/Larus canus/train2.jpg").write_text("<html>not found</html>")
     with pytest.raises(DataError, match=r"inat2017: .*train2\.jpg: cannot be decoded.*restore this file"):
+        _ = _data(inat).listing
+
+
+def test_boxes_that_refer_to_another_size_than_the_images_are_refused(inat):
+    for name in ("train2017.json", "train_2017_bboxes.json"):
+        _edit(inat, name, lambda content: content["images"][2].update(width=166, height=122))
+    with pytest.raises(DataError, match=r"inat2017: .*train2\.jpg: 61 x 83 .* but the lists say 122 x 166.* 1 of 20 "):
         _ = _data(inat).listing

@@ -1,6 +1,7 @@
 """What each reader makes of its authors' files, against values worked out by hand from the fakes."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from fakes import celeba, celeba_wild, fgvc_aircraft, flowers102, imagenet, mit6
 from PIL import Image
 
 import fgbench.data
-from fgbench.data import DataError, View
+from fgbench.data import DataError, View, images
+from fgbench.data.index import write_index
 
 
 @pytest.fixture
@@ -143,7 +145,9 @@ def test_imagenet_classes_are_sorted_by_wordnet_id_whatever_the_devkit_numbers(r
     assert train[:3] == [f"train/n01440764/n01440764_{i}.JPEG" for i in (10009, 10026, 9992)]
     assert listing.target[listing.rows("train")].tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert listing.target[listing.rows("test")].tolist() == [1, 2, 0, 0, 1, 2]  # 3 1 2 2 3 1 in the ground truth
-    assert np.diff(listing.box_start).tolist() == [0] * 7 + [1, 2] * 3
+    assert np.diff(listing.box_start).tolist() == [0, 0, 0, 0, 1, 0, 0] + [1, 2] * 3
+    assert listing.name(4).endswith("n02100735_10026.JPEG")
+    assert listing.boxes_of(4).tolist() == [[2, 4, 40, 60]]  # drawn in a picture of half the size
     assert listing.boxes_of(8).tolist() == [[0, 4, 40, 45], [10, 8, 30, 20]]
 
 
@@ -255,3 +259,103 @@ def test_regressors_are_fitted_on_the_list_for_it(read):
     data = read("celeba_wild", test_view=View("squash", 40))
     seen = [i for batch in data.fit_dataloader() for i in batch.image_id.tolist()]
     assert sorted(seen) == [1, 2, 11, 15, 16] == data.split_ids("fit").tolist()
+
+
+def test_imagenet_without_boxes_of_train_is_the_same_but_for_these(fake_copy, open_fake):
+    root = fake_copy("imagenet")
+    shutil.rmtree(root / "imagenet/bbox/train")
+    assert np.diff(open_fake("imagenet", root).listing.box_start).tolist() == [0] * 7 + [1, 2] * 3
+
+
+def test_imagenet_images_and_labels_of_another_class_are_named(fake_copy, open_fake):
+    root = fake_copy("imagenet")
+    truth = root / imagenet.DEVKIT / "ILSVRC2012_validation_ground_truth.txt"
+    text = truth.read_text()
+    truth.write_text("3\n2\n" + text[4:])  # 1 in the official file
+    with pytest.raises(
+        DataError, match=r"ground_truth\.txt, line 2: class n01440764, but the boxes in .*02\.xml are of"
+    ):
+        open_fake("imagenet", root)
+    truth.write_text(text)
+    folder = root / "imagenet/train/n01440764"
+    (folder / "n01440764_9992.JPEG").rename(folder / "n02119789_9992.JPEG")
+    with pytest.raises(DataError, match=r"n01440764/n02119789_9992\.JPEG: its name is of another class"):
+        open_fake("imagenet", root)
+
+
+def test_one_wrong_label_of_a_dog_is_named(fake_copy, open_fake):
+    from scipy.io import loadmat, savemat
+
+    path = fake_copy("stanford_dogs") / stanford_dogs.TREE / "train_list.mat"
+    content = {key: value for key, value in loadmat(path).items() if not key.startswith("__")}
+    content["labels"][3] = 1  # of the second breed
+    savemat(path, content)
+    with pytest.raises(
+        DataError, match=r"train_list\.mat, entry 4: n02085782-\S+ has label 1, but most images of its folder have 2"
+    ):
+        open_fake("stanford_dogs", path.parents[1])
+
+
+def test_one_wrong_label_of_a_bird_is_named(cub, open_fake):
+    path = cub / "CUB_200_2011/image_class_labels.txt"
+    path.write_text(path.read_text().replace("6 2", "6 3"))
+    with pytest.raises(DataError, match=r"image_class_labels\.txt, line 6: another class than that whose name"):
+        open_fake("cub200", cub)
+
+
+def test_a_scene_in_one_list_only_is_named(fake_copy, open_fake):
+    path = fake_copy("mit67") / mit67.TREE / "TrainImages.txt"
+    path.write_text(path.read_text().replace("bar/bar_0026", "baar/bar_0026"))
+    with pytest.raises(DataError, match=r"TrainImages\.txt, line 2: no image of this folder is in TestImages\.txt"):
+        open_fake("mit67", path.parents[1])
+
+
+def _one_family(data):
+    """The first two variants become one family."""
+    for path in [*data.glob("images_family_*.txt"), data / "families.txt"]:
+        path.write_text(path.read_text().replace("BAE 146", "Boeing 707"))
+    (data / "families.txt").write_text("Boeing 707\nF-16\n")
+
+
+def test_aircraft_validate_on_the_same_images_at_every_level_also_from_an_index(fake_copy, open_fake):
+    root = fake_copy("fgvc_aircraft")
+    _one_family(root / fgvc_aircraft.TREE / "data")
+    cut = {"val_fraction": 0.5}
+    variant = open_fake("fgvc_aircraft", root, **cut).split_ids("val").tolist()
+    family = open_fake("fgvc_aircraft", root, level="family", classes=2, **cut)
+    assert family.split_ids("val").tolist() == variant
+    assert sorted(i // 2 for i in variant) == [0, 1, 2]  # one of each variant
+    plain = family.read_sized()
+    write_index(family.index_path(), plain, root, family.sources())
+    again = open_fake("fgvc_aircraft", root, level="family", classes=2, **cut)
+    assert again.index_path().is_file()
+    assert again.split_ids("val").tolist() == variant
+
+
+def test_aircraft_lists_that_contradict_themselves_are_named(fake_copy, open_fake):
+    root = fake_copy("fgvc_aircraft")
+    data = root / fgvc_aircraft.TREE / "data"
+    path = data / "images_family_test.txt"
+    text = path.read_text()
+    path.write_text(text.replace("Boeing 707", "F-16", 1))
+    with pytest.raises(DataError, match=r"images_family_test\.txt, line 1: another family than other images of its"):
+        open_fake("fgvc_aircraft", root, level="family")
+    path.write_text(text.partition("\n")[2])
+    with pytest.raises(DataError, match=r"images_family_test\.txt, line 1: another image than in images_variant_test"):
+        open_fake("fgvc_aircraft", root, level="family")
+    (data / "variants.txt").write_text((data / "variants.txt").read_text() + "F-16A/B\n")
+    with pytest.raises(DataError, match=r"variants\.txt, line 4: a class that was there before"):
+        open_fake("fgvc_aircraft", root)
+
+
+def test_headers_in_the_wild_are_read_by_many_threads(fake_root, open_fake, monkeypatch):
+    seen, read = [], images.image_size
+    monkeypatch.setattr(images, "image_size", lambda path: (seen.append(threading.get_ident()), read(path))[1])
+    open_fake("celeba_wild", fake_root("celeba_wild"))
+    assert seen
+    assert threading.get_ident() not in seen
+
+
+def test_counts_of_training_images_in_the_wild_are_checked_with_either_test_list(fake_root, open_fake):
+    with pytest.raises(DataError, match=r"has 8 train images, but CelebA in the wild has 45,609"):
+        open_fake("celeba_wild", fake_root("celeba_wild"), test_list="attributes", images=None)

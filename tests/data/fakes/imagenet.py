@@ -47,9 +47,18 @@ def write(root: Path) -> None:
         for i in range(count):
             kind = "png" if (wnid, i) == ("n02100735", 1) else "cmyk" if i == 2 else "rgb"
             write_picture(tree / "train" / wnid / f"{wnid}_{10026 - 17 * i}.JPEG", SIZES[i], kind)
+    # as in the official archive: boxes of some images, drawn in a picture of another size; breeds by name or by number,
+    # a flat box, and an image that train does not have
+    wnid, boxed = "n02100735", tree / "bbox/train"
+    half = (SIZES[0][0] // 2, SIZES[0][1] // 2)
+    write_voc(boxed / wnid / f"{wnid}_10026.xml", wnid, f"{wnid}_10026", half, [(1, 2, 20, 30), (4, 4, 4, 9)], "setter")
+    write_voc(boxed / wnid / f"{wnid}_77.xml", wnid, f"{wnid}_77", half, [(1, 2, 20, 30)], wnid)
+    other = "n02119789"
+    write_voc(boxed / other / f"{other}_10026.xml", other, f"{other}_10026", SIZES[0], [(1, 2, 20, 30)], wnid)
+    wnids = {number: wnid for number, wnid, *_ in SYNSETS}
     for i in range(len(TRUTH)):
         write_picture(tree / "val" / f"{name(i)}.JPEG", SIZES[i % 4], "grey" if i == 4 else "rgb")
-        write_voc(tree / "bbox/val" / f"{name(i)}.xml", "val", name(i), SIZES[i % 4], boxes(i))
+        write_voc(tree / "bbox/val" / f"{name(i)}.xml", "val", name(i), SIZES[i % 4], boxes(i), wnids[TRUTH[i]])
     (devkit / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in TRUTH))
 
 

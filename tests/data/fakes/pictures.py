@@ -32,11 +32,13 @@ def write_picture(path: Path, size: tuple[int, int], kind: str = "rgb", banner: 
     image.convert(mode).save(path, form, **({"quality": 95} if form == "JPEG" else {}))
 
 
-def write_voc(path: Path, folder: str, name: str, size: tuple[int, int], boxes: list[tuple[int, ...]]) -> None:
+def write_voc(
+    path: Path, folder: str, name: str, size: tuple[int, int], boxes: list[tuple[int, ...]], thing: str = "thing"
+) -> None:
     """An annotation as in ImageNet and Stanford Dogs: tabs, one object a box, no XML declaration."""
     path.parent.mkdir(parents=True, exist_ok=True)
     objects = "".join(
-        f"\t<object>\n\t\t<name>thing</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
+        f"\t<object>\n\t\t<name>{thing}</name>\n\t\t<pose>Unspecified</pose>\n\t\t<truncated>0</truncated>\n"
         f"\t\t<difficult>0</difficult>\n\t\t<bndbox>\n\t\t\t<xmin>{x0}</xmin>\n\t\t\t<ymin>{y0}</ymin>\n"
         f"\t\t\t<xmax>{x1}</xmax>\n\t\t\t<ymax>{y1}</ymax>\n\t\t</bndbox>\n\t</object>\n"
         for x0, y0, x1, y1 in boxes
