@@ -96,4 +96,4 @@ def test_an_official_file_known_to_lack_its_end_is_used(tmp_path, pixels):
     path.write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes()[:-2])
     with pytest.raises(ValueError, match="truncated"):
         read_image(path)
-    assert np.abs(read_image(path, torn=True).astype(int) - pixels).mean() < 5
+    assert np.abs(read_image(path, torn=True).astype(int) - pixels[..., ::-1]).mean() < 5
