@@ -112,7 +112,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
     )
     show.add_argument("dataset", help="a name in experiments/datasets")
     show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
-    show.add_argument("--split", choices=("train", "test"), default="train", help="default: %(default)s")
+    show.add_argument("--split", choices=("train", "val", "test", "fit"), default="train", help="default: %(default)s")
     show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
 
 
@@ -187,8 +187,9 @@ def run_data(options: argparse.Namespace) -> int:
         contact_sheet(data, path, options.split, options.view)
         print(path)
         return 0
-    except DataError as error:
-        print(f"fgbench: {error}", file=sys.stderr)
+    except (DataError, OSError, ValueError) as error:
+        named = str(error).startswith(f"{data.name}: ")
+        print(f"fgbench: {error}" if named else f"fgbench: {data.name}: {error}", file=sys.stderr)
         return 1
 
 
