@@ -29,10 +29,14 @@ from fgbench.data.text import DataError
 
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK, _BLOCK, _RECORD = 1 << 20, 512, 10240  # bytes read at once; a block and a record of a tar file
-_OPEN = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # by what files begin with
+_OPEN: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}  # by what files begin with
 
 
-class DamagedArchive(DataError):
+class DamagedArchiveError(DataError):
     """An archive is not whole: what was unpacked from it may be wrong."""
 
 
@@ -98,7 +102,7 @@ def unpack(
         The number of files written; those that were there and are the same do not count.
 
     Raises:
-        DamagedArchive: the archive is damaged or incomplete.
+        DamagedArchiveError: the archive is damaged or incomplete.
         DataError: it wants to write elsewhere, or a file cannot be written. Files unpacked so far stay.
     """
     base, home = root / archive.into, archive.url or "its home"
@@ -117,9 +121,9 @@ def unpack(
         if error.errno is not None:
             raise DataError(f"{source}: could not be unpacked ({error})") from None
         problem = error  # gzip's and bz2's word for damage
-    raise DamagedArchive(
-        f"{source}: the archive is damaged or incomplete ({problem}), and what was unpacked from it may be wrong; get it "
-        f"again from {home}"
+    raise DamagedArchiveError(
+        f"{source}: the archive is damaged or incomplete ({problem}), and what was unpacked from it may be wrong; "
+        f"get it again from {home}"
     )
 
 

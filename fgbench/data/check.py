@@ -13,6 +13,7 @@ from fgbench.data.base import BenchDataModule
 from fgbench.data.images import decode
 from fgbench.data.listing import Listing, Split
 from fgbench.data.prepare import BLOCK, Steps, no_progress
+from fgbench.data.text import DataError
 
 SHOWN = 3  # examples of a finding
 
@@ -90,7 +91,7 @@ def check(data: BenchDataModule, threads: int = 4, steps: Steps = no_progress) -
         *_twins(listing, seen),
     ]
     names: tuple[Split, ...] = ("train", "val", "test", *(("fit",) if listing.has_fit else ()))
-    counts = {name: len(listing.rows(name)) for name in names}
+    counts = {str(name): len(listing.rows(name)) for name in names}
     return Report(counts, data.num_outputs, tuple(findings), listing.digest())
 
 
@@ -189,7 +190,7 @@ def _annotations(listing: Listing, slack: float, known: Mapping[str, int]) -> li
     if sizes is None:
         raise ValueError("the listing has no sizes")
     found = []
-    known_size = sizes.all(axis=1)  # not of an image that is absent or damaged
+    known_size: ndarray = np.logical_and.reduce(sizes > 0, axis=1)  # not of an image that is absent or damaged
     if len(listing.boxes):
         row = np.repeat(np.arange(len(listing.names)), np.diff(listing.box_start))
         boxes, limit = listing.boxes, sizes[row][:, ::-1]

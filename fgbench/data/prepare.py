@@ -1,6 +1,6 @@
 """From the archives that the user has to a dataset that opens at once: unpack, copy smaller, index.
 
-Every step can be killed and goes on where it stopped: files are renamed when they are whole, and what is there and as it
+Every step can be killed and goes on where it stopped: files are renamed when they are whole, and what is there as it
 should be is not made again. Nothing is downloaded. Beside the indices lie marks: ``<archive>.unpacking`` from the begin
 of an unpacking to its good end, then ``<archive>.unpacked``, with size and time of the archive.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fgbench.data.archives import Archive, DamagedArchive, is_plain, unpack
+from fgbench.data.archives import Archive, DamagedArchiveError, is_plain, unpack
 from fgbench.data.base import BenchDataModule
 from fgbench.data.files import check_images
 from fgbench.data.images import read_image
@@ -111,9 +111,7 @@ def _alone(data: BenchDataModule, folder: Path) -> Iterator[None]:
         yield
 
 
-def _read(
-    data: BenchDataModule, folder: Path, absent: list[Archive], copies: bool, say: Say, steps: Steps
-) -> Listing:
+def _read(data: BenchDataModule, folder: Path, absent: list[Archive], copies: bool, say: Say, steps: Steps) -> Listing:
     """The tree; mended from the archives where it is not whole; or the copies where only these were kept."""
     try:
         data.prepare_data()
@@ -208,7 +206,7 @@ def _unpacked(
     mark.unlink(missing_ok=True)
     try:
         written = unpack(archive, source, data.root, steps(archive.name, 0), since)
-    except DamagedArchive as error:
+    except DamagedArchiveError as error:
         _write_mark(begun, "damaged\n")  # sizes say nothing of what it left
         raise DataError(f"{data.name}: {error}") from None
     except DataError as error:
