@@ -164,8 +164,10 @@ def scale(paths: list[Path], folder: Path, count: int) -> None:
     read, clock = time.perf_counter() - clock, time.perf_counter()
     same = listing.digest() == stored
     computed = time.perf_counter() - clock
-    print(f"  validation cut in {cut:.2f} s; digest read in {read:.2f} s, computed in {computed:.2f} s "
-          f"({'the same' if same else 'ANOTHER'})\n  all in all {resident('Rss') - before:.0f} MB more in memory")  # fmt: skip
+    print(
+        f"  validation cut in {cut:.2f} s; digest read in {read:.2f} s, computed in {computed:.2f} s "
+        f"({'the same' if same else 'ANOTHER'})\n  all in all {resident('Rss') - before:.0f} MB more in memory"
+    )
     keys = [[(row, 0)] for row in real.tolist()]
     for workers in (1, 4):
         loader = DataLoader(

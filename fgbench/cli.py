@@ -90,7 +90,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
         "prepare",
         help="unpack the official archives, make smaller copies where the protocol allows, write the index",
         description="Nothing is downloaded: put the official archives into data/archives first. A killed preparation "
-        "goes on where it stopped.",
+        "goes on where it stopped; a damaged tree is unpacked again. Keep the originals until it has run to its end.",
         epilog=more,
     )
     prepare.add_argument("--archives", type=Path, metavar="FOLDER", help="default: archives in the data's folder")

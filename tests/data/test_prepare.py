@@ -191,6 +191,22 @@ def test_a_damaged_archive_is_named_and_what_it_left_is_compared(inat):
     assert image.read_bytes() == good
 
 
+def test_what_a_killed_preparation_wrote_is_trusted_and_mended_where_it_is_no_image(inat):
+    root = _pack(inat)
+    archive, name = root / "archives/train_val_images.tar.gz", "inat2017/train_val_images/Aves/Parus major/train3.jpg"
+    begun = root / "index/inat2017-train_val_images.tar.gz.unpacking"
+    begun.parent.mkdir()
+    begun.write_text(f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n")
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_bytes(bytes((inat / name).stat().st_size))  # later, so by the unpacking that was begun
+    said = []
+    prepare(_inat(root), say=said.append)
+    written = [line for line in said if line.startswith("train_val_images.tar.gz: ")]
+    assert written == [f"train_val_images.tar.gz: {count} files written" for count in (19, 1)]
+    assert (root / name).read_bytes() == (inat / name).read_bytes()
+    assert not begun.exists()
+
+
 def test_a_lost_image_is_unpacked_once_more(inat):
     root = _pack(inat)
     path = _quiet(_inat(root), copies=False).path(5)
