@@ -71,16 +71,6 @@ def widen_input(stage: nn.Sequential, channels: int) -> None:
         block.downsample[0] = _remade(block.downsample[0], inputs=channels)
 
 
-def widen_between(before: nn.Sequential, after: nn.Sequential, channels: int) -> None:
-    """Give the map between two stages another number of channels.
-
-    Raises:
-        ValueError: see ``widen_stage``.
-    """
-    widen_stage(before, channels)
-    widen_input(after, channels)
-
-
 def keep_resolution(stage: nn.Sequential) -> None:
     """Take the stride out of a stage's convolutions; nothing is dilated instead, so this is for training from scratch.
 

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from fgbench.backbones import Backbone
 from fgbench.layers.embedding import Embedding
-from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_between, widen_stage
+from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_input, widen_stage
 from fgbench.losses import CrossEntropy, MakeHead
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence, group_blocks
 from fgbench.methods.base import Method, Optim
@@ -156,7 +156,8 @@ class MCLoss(Method):
     def widen_before(self, channels: int) -> None:
         """Make the map one stage before the last that wide."""
         before, after = self.backbone.stages[-2:]
-        widen_between(before, after, channels)  # type: ignore[arg-type]
+        widen_stage(before, channels)  # type: ignore[arg-type]
+        widen_input(after, channels)  # type: ignore[arg-type]
         self.backbone.channels = (*self.backbone.channels[:-2], channels, self.backbone.channels[-1])
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -106,7 +106,8 @@ def test_vgg_has_the_papers_widths(xi, millions):
 def test_vgg_of_the_mutual_channel_script_is_that_of_one_earlier_channel_per_last_one():
     tree = resolve(Cell("mc_loss", "cub200", track="scratch+vgg16")).tree["method"]["init_args"]
     with torch.device("meta"):
-        method = MCLoss(200, "class", Optim(), **tree | {"loss": CrossEntropy})
+        colours = {name: tuple(tree[name]) for name in ("mean", "std")}
+        method = MCLoss(200, "class", Optim(), **tree | colours | {"loss": CrossEntropy})
     assert method.backbone.channels[-2:] == (600, 600)
     assert parameters_m(method.backbone) == pytest.approx(15.9, abs=0.06)
     convolutions = [m for m in method.backbone.modules() if isinstance(m, nn.Conv2d)]
@@ -119,7 +120,7 @@ def test_a_map_before_the_last_can_be_wider_and_has_no_loss():
     method = make(MCLoss, before_channels=3)
     loss, terms = terms_of(method, batch_of(6))
     loss.backward()
-    assert method.backbone.stages[-2](torch.zeros(2, 16, 8, 8)).shape[1] == 12
+    assert method.backbone.stages[-2](torch.zeros(2, 8, 8, 8)).shape[1] == 12
     assert set(terms) == {"classification", "high_discriminality", "high_diversity"}
     assert all(p.grad is not None for p in method.parameters())
     with pytest.raises(ValueError, match="before_channels is 0"):
