@@ -36,8 +36,9 @@ def make(batch: int, size: int, cells: int, parts: int, landmarks: int, device: 
         visible=torch.rand(batch, landmarks) > 0.2,
         frame=torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).expand(batch, 6),
     )
-    output = Output(torch.randn(batch, 200), torch.rand(batch, cells, cells), torch.rand(batch, parts, cells, cells))
-    return Output(*(tensor.to(device) for tensor in output)), Batch(*(tensor.to(device) for tensor in on_cpu))
+    maps = torch.rand(batch, cells, cells, device=device), torch.rand(batch, parts, cells, cells, device=device)
+    output = Output(torch.randn(batch, 200, device=device), *maps)
+    return output, Batch(*(tensor.to(device) for tensor in on_cpu))
 
 
 class Metrics:

@@ -39,9 +39,12 @@ def plain_step_ms(tree: dict) -> float:
     data.setup("fit")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     method.to(device).train()
-    optimizer = torch.optim.SGD(
-        method.parameter_groups(), momentum=method.optim.momentum, weight_decay=method.optim.weight_decay
-    )
+    groups, decay = method.parameter_groups(), method.optim.weight_decay
+    optimizer: torch.optim.Optimizer
+    if method.optim.name == "adamw":
+        optimizer = torch.optim.AdamW(groups, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=method.optim.momentum, weight_decay=decay)
     loader = data.train_dataloader()
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(loader))
     steps, began = 0, 0.0

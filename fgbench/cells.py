@@ -98,9 +98,18 @@ def _variant_file(cell: Cell, variant: str) -> Path:
     places = [f"ablations/{cell.dataset}/{of_method}", f"ablations/{of_method}", f"losses/{variant}.yaml"]
     for place in places:
         if (EXPERIMENTS / place).exists():
+            if place.startswith("losses/") and "loss" not in _arguments(cell.method):
+                able = [name for name in available("methods") if "loss" in _arguments(name)]
+                raise ConfigError(f"{cell.method} has a loss of its own and takes no LOSS; {', '.join(able)} do")
             return EXPERIMENTS / place
     known = ", ".join([*variants(cell.dataset, cell.method), *available("losses")])
     raise ConfigError(f"there is no variant {variant!r} of {cell}; known: {known}")
+
+
+def _arguments(method: str) -> Mapping[str, Any]:
+    """What the file of a method says of it."""
+    arguments: Mapping[str, Any] = read_yaml(EXPERIMENTS / "methods" / f"{method}.yaml")["method"]["init_args"]
+    return arguments
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
         "prepare",
         help="unpack the official archives, make smaller copies where the protocol allows, write the index",
         description="Nothing is downloaded: put the official archives into data/archives first. A killed preparation "
-        "goes on where it stopped.",
+        "goes on where it stopped; a damaged tree is unpacked again. Keep the originals until it has run to its end.",
         epilog=more,
     )
     prepare.add_argument("--archives", type=Path, metavar="FOLDER", help="default: archives in the data's folder")
@@ -112,7 +112,7 @@ def add_data(data: argparse.ArgumentParser) -> None:
     )
     show.add_argument("dataset", help="a name in experiments/datasets")
     show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
-    show.add_argument("--split", choices=("train", "test"), default="train", help="default: %(default)s")
+    show.add_argument("--split", choices=("train", "val", "test", "fit"), default="train", help="default: %(default)s")
     show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
 
 
@@ -187,8 +187,9 @@ def run_data(options: argparse.Namespace) -> int:
         contact_sheet(data, path, options.split, options.view)
         print(path)
         return 0
-    except DataError as error:
-        print(f"fgbench: {error}", file=sys.stderr)
+    except (DataError, OSError, ValueError) as error:
+        named = str(error).startswith(f"{data.name}: ")
+        print(f"fgbench: {error}" if named else f"fgbench: {data.name}: {error}", file=sys.stderr)
         return 1
 
 

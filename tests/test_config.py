@@ -87,8 +87,9 @@ def test_what_is_not_a_loss_or_a_track_or_cannot_have_one_is_said():
         cells.grid("baseline", "toybirds", "0", "", "paper", [], "arc")
     with pytest.raises(ConfigError, match="no track 'vgg'"):
         resolve(Cell("baseline", "toybirds", track="scratch+vgg"))
-    with pytest.raises(ConfigError, match="loss"):
-        resolve(Cell("region_grouping", "toybirds", variant="arcface"))
+    for method in ("region_grouping", "tasn"):
+        with pytest.raises(ConfigError, match=f"{method} has .* takes no LOSS; baseline, mc_loss, ssn, tdsa do"):
+            resolve(Cell(method, "toybirds", variant="arcface"))
 
 
 def test_the_digest_ignores_machine_seed_and_comments_but_no_number():

@@ -1,7 +1,8 @@
 """What every dataset is: splits, views, loaders, digest. A dataset adds where its files are and how they are read."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +102,7 @@ class BenchDataModule(LightningDataModule):
         self.root = Path(root or "data")
         self.workers, self.cache = workers, cache
         self._caches: dict[tuple[str, int, Split], PixelCache] = {}
+        self._digests: dict[str, str] = {}  # that an index knows, by val_fraction
         self._free: int | None = None  # bytes for caches, once there is one
 
     def read(self) -> Listing:
@@ -125,38 +127,71 @@ class BenchDataModule(LightningDataModule):
         Raises:
             DataError: the data are missing, damaged or not what the suite knows; names dataset, file and remedy.
         """
+        from fgbench.data.index import read_digests, read_ranks
+
+        listing = self.read_indexed()
+        if listing is None:
+            return self.read_sized().with_validation(self.val_fraction)
+        self._digests = read_digests(self.index_path())
+        return listing.with_validation(self.val_fraction, read_ranks(self.index_path()) if self.val_fraction else None)
+
+    def read_indexed(self) -> Listing | None:
+        """What the index lists, before any validation cut; None where there is no index.
+
+        Raises:
+            DataError: it is damaged, or other files are there than those that it was made from.
+        """
         from fgbench.data.index import read_index
 
         path, remedy = self.index_path(), f"Make it again: fgbench data prepare {self.name}"
         try:
-            listing = read_index(path, self.root, remedy) if path.is_file() else None
+            return read_index(path, self.root, remedy, self.sources()) if path.is_file() else None
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from None
-        return (self.read_sized() if listing is None else listing).with_validation(self.val_fraction)
 
     def index_path(self) -> Path:
         """Where the index of this dataset, with these arguments, is or would be."""
         return self.root / "index" / f"{self.name}-{knobs_digest(self.index_key())}.parquet"
 
-    def read_sized(self) -> Listing:
+    def read_sized(self, tolerant: bool = False) -> Listing:
         """What ``read`` lists, checked, with the sizes of all images; never from an index.
+
+        Args:
+            tolerant: whether listed images may be absent or damaged; their sizes are 0 then.
 
         Raises:
             DataError: the data are missing or damaged, an image is no image; names dataset, file and remedy.
         """
         from fgbench.data.images import image_sizes
 
-        try:
-            listing = self.read()
+        with self._named():
+            listing = self.read_lists() if tolerant else self.read()
             self._check(listing)
             if listing.sizes is None:
-                sizes = image_sizes([listing.path(row) for row in range(len(listing.names))])
-                sizes[:, 0] -= self.bottom
+                sizes = image_sizes([listing.path(row) for row in range(len(listing.names))], tolerant=tolerant)
+                sizes[:, 0] = (sizes[:, 0] - self.bottom).clip(min=0)
                 listing = in_frame(replace(listing, sizes=sizes), self.scales_boxes)
+        return listing
+
+    def read_lists(self) -> Listing:
+        """What ``read`` lists, whether or not the images are there.
+
+        Raises:
+            DataError: lists or annotations are missing or damaged; names dataset, file and remedy.
+        """
+        from fgbench.data.files import lists_only
+
+        with self._named(), lists_only():
+            return self.read()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Every complaint names the dataset."""
+        try:
+            yield
         except (DataError, OSError, ValueError) as error:
             message = str(error)
             raise DataError(message if message.startswith(f"{self.name}: ") else f"{self.name}: {message}") from None
-        return listing
 
     def _check(self, listing: Listing) -> None:
         """What would otherwise end in a number that means nothing, or in an error in the middle of a run."""
@@ -208,7 +243,8 @@ class BenchDataModule(LightningDataModule):
 
     @cached_property
     def _digest(self) -> str:
-        return self.listing.digest()
+        listing = self.listing
+        return self._digests.get(str(self.val_fraction)) or listing.digest()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The train split, shuffled by seed and epoch, through the training view."""
@@ -305,7 +341,7 @@ def in_frame(listing: Listing, scale: bool) -> Listing:
     frames, sizes = listing.frames, listing.sizes
     if frames is None or sizes is None:
         return listing
-    other = frames.all(axis=1) & (frames != sizes).any(axis=1)
+    other = frames.all(axis=1) & sizes.all(axis=1) & (frames != sizes).any(axis=1)  # 0: not known
     listing = replace(listing, frames=None)
     if not other.any():
         return listing

@@ -13,6 +13,7 @@ from fgbench.data.base import BenchDataModule
 from fgbench.data.images import decode
 from fgbench.data.listing import Listing, Split
 from fgbench.data.prepare import BLOCK, Steps, no_progress
+from fgbench.data.text import DataError
 
 SHOWN = 3  # examples of a finding
 
@@ -70,27 +71,81 @@ class _Seen:
 def check(data: BenchDataModule, threads: int = 4, steps: Steps = no_progress) -> Report:
     """Look at every image and at every annotation.
 
+    Lists and annotations are read again, whatever an index says, and compared with it; images may be absent.
+
     Args:
-        data: the datamodule; its lists must be readable.
+        data: the datamodule; its lists must be readable, by an index or by its reader.
         threads: that decode at once.
         steps: shows progress.
 
     Raises:
         DataError: the lists themselves are missing or damaged.
     """
-    listing = data.listing
-    seen = _look(listing, data.bottom, threads, steps)
+    listing, stale = _lists(data)
+    seen = _look(listing, data.bottom, data.known_damaged, threads, steps)
     findings = [
+        *stale,
         *_files(listing, seen),
         *_annotations(listing, data.slack, data.known_outside),
         *_labels(listing),
         *_twins(listing, seen),
     ]
     names: tuple[Split, ...] = ("train", "val", "test", *(("fit",) if listing.has_fit else ()))
-    return Report({name: data.split_size(name) for name in names}, data.num_outputs, tuple(findings), data.digest())
+    counts = {str(name): len(listing.rows(name)) for name in names}
+    return Report(counts, data.num_outputs, tuple(findings), listing.digest())
 
 
-def _look(listing: Listing, bottom: int, threads: int, steps: Steps) -> _Seen:
+def _lists(data: BenchDataModule) -> tuple[Listing, list[Finding]]:
+    """What is listed, by the index if it is good for anything; and what is wrong with that index.
+
+    Raises:
+        DataError: there is no index to go by, and the tree cannot be read.
+    """
+    stale: list[str] = []
+    indexed = None
+    try:
+        indexed = data.read_indexed()
+    except DataError as error:
+        stale.append(str(error))
+    if indexed is None:
+        listing = data.read_sized(tolerant=True).with_validation(data.val_fraction)
+        return listing, [Finding("indices that are stale or damaged", 1, 1, tuple(stale))] if stale else []
+    try:
+        differing = _differing(indexed, data.read_lists())
+    except DataError as error:
+        differing = [str(error)]
+    stale = [f"{message}; fgbench data prepare {data.name} makes the index again" for message in differing[:SHOWN]]
+    what = "lists and annotations that the index has otherwise than the tree"
+    listing = indexed.with_validation(data.val_fraction)
+    if not differing and listing.digest() != data.digest():
+        differing = stale = [f"{data.index_path()}: its digest is not that of its lists: make it again"]
+    return listing, [Finding(what, len(_COMPARED), len(differing), tuple(stale))]
+
+
+_COMPARED = (
+    "names", "image_id", "target", "split", "boxes", "box_start", "landmarks", "visible", "label_names",
+    "landmark_names", "label_groups",
+)  # fmt: skip
+
+
+def _differing(indexed: Listing, listed: Listing) -> list[str]:
+    """Fields of a listing that differ, each with the first image where they do."""
+    if len(indexed.names) != len(listed.names):
+        return [f"the index has {len(indexed.names):,} images, the lists have {len(listed.names):,}"]
+    found, n = [], len(listed.names)
+    for field in _COMPARED:
+        here, there = (np.asarray(getattr(one, field)) for one in (indexed, listed))
+        if np.array_equal(here, there):
+            continue
+        row = -1
+        if here.shape == there.shape and field not in ("label_names", "landmark_names", "label_groups"):
+            row = int(np.argwhere(here != there)[0][0])
+            row = int(np.searchsorted(listed.box_start, row, side="right")) - 1 if field == "boxes" else min(row, n - 1)
+        found.append(f"{field}{f' of {listed.name(row)}' if row >= 0 else ''} changed")
+    return found
+
+
+def _look(listing: Listing, bottom: int, torn: frozenset[str], threads: int, steps: Steps) -> _Seen:
     stored, n = listing.stored_sizes(), len(listing.names)
     content, problems, tick = np.zeros((n, 16), np.uint8), [""] * n, steps("images", n)
 
@@ -101,11 +156,11 @@ def _look(listing: Listing, bottom: int, threads: int, steps: Steps) -> _Seen:
             problems[row] = f"missing: {error.strerror}"
             return
         content[row] = np.frombuffer(hashlib.blake2b(data, digest_size=16).digest(), np.uint8)
-        image, problem = decode(data)
+        image, problem = decode(data, torn=listing.name(row) in torn)
         height, width = stored[row].tolist()
         if image is None:
             problems[row] = f"damaged: {problem} ({len(data):,} bytes)"
-        elif image.shape[:2] != (height + bottom, width):
+        elif height and image.shape[:2] != (height + bottom, width):
             problems[row] = f"size: {image.shape[0] - bottom} x {image.shape[1]} instead of {height} x {width}"
 
     with ThreadPoolExecutor(threads) as pool:
@@ -135,10 +190,11 @@ def _annotations(listing: Listing, slack: float, known: Mapping[str, int]) -> li
     if sizes is None:
         raise ValueError("the listing has no sizes")
     found = []
+    known_size: ndarray = np.logical_and.reduce(sizes > 0, axis=1)  # not of an image that is absent or damaged
     if len(listing.boxes):
         row = np.repeat(np.arange(len(listing.names)), np.diff(listing.box_start))
         boxes, limit = listing.boxes, sizes[row][:, ::-1]
-        out = outside(boxes[:, :2], limit, slack) | outside(boxes[:, 2:], limit, slack)
+        out = known_size[row] & (outside(boxes[:, :2], limit, slack) | outside(boxes[:, 2:], limit, slack))
         flat = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
         for what, wrong in (
             (f"boxes more than {slack:g} px outside of their image", out),
@@ -148,7 +204,7 @@ def _annotations(listing: Listing, slack: float, known: Mapping[str, int]) -> li
             harmless = wrong is out and int(out.sum()) <= known.get("boxes", 0)
             found.append(Finding(what, len(boxes), int(wrong.sum()), tuple(examples), harmless))
     if listing.landmark_names:
-        lost = outside(listing.landmarks, sizes[:, None, ::-1], slack) & listing.visible
+        lost = outside(listing.landmarks, sizes[:, None, ::-1], slack) & listing.visible & known_size[:, None]
         examples = [
             f"{listing.name(i)}: {listing.landmark_names[j]} at {_words(listing.landmarks[i, j])}"
             for i, j in np.argwhere(lost)[:SHOWN]

@@ -41,10 +41,18 @@ def contact_sheet(
 
     Returns:
         ``image_id`` of the images shown, row by row.
+
+    Raises:
+        ValueError: the split is empty, an image is damaged, or the file is to be no PNG.
+        OSError: an image is missing, or the file cannot be written.
     """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: the picture is a PNG, so its name must end in .png")
     chosen = {"train": data.train_view, "test": data.test_view, "locate": data.locate_view or data.test_view}[view]
     dataset, names = data.dataset(chosen), data.landmark_names
     available = data.listing.rows(split)
+    if not len(available):
+        raise ValueError(f"there is no {split} image" + (": set val_fraction, e.g. to 0.1" if split == "val" else ""))
     picked = available[np.linspace(0, len(available) - 1, min(rows * columns, len(available))).round().astype(int)]
     page = np.full((rows * cell, columns * cell, 3), 255, np.uint8)
     shown = []
@@ -56,7 +64,7 @@ def contact_sheet(
         shown.append(int(item.image_id))
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), page[..., ::-1]):
-        raise OSError(f"{path}: OpenCV could not write the picture; the name must end in .png")
+        raise OSError(f"{path}: OpenCV could not write the picture")
     return shown
 
 

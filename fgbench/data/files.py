@@ -3,7 +3,9 @@
 import io
 import os
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,12 +157,27 @@ def check_folders(entries: Sequence[str], names: Sequence[str], target: Int64[nd
         raise DataError(f"{entries[row]}: {names[row]} has label {target[row] + 1}, which is that of folder {usual}")
 
 
+_LISTS_ONLY: ContextVar[bool] = ContextVar("lists_only", default=False)
+
+
+@contextmanager
+def lists_only() -> Iterator[None]:
+    """Readers called in here do not ask whether the listed images are there: ``check_images`` does nothing."""
+    token = _LISTS_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _LISTS_ONLY.reset(token)
+
+
 def check_images(listing: Listing) -> None:
     """One look into each folder instead of one question a file (slow on network disks).
 
     Raises:
         DataError: listed images are absent; says how many, and names the first.
     """
+    if _LISTS_ONLY.get():
+        return
     names = [bytes(name).decode() for name in listing.names]
     there: set[str] = set()
     for folder in {os.path.dirname(name) for name in names}:

@@ -104,7 +104,24 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return height, width
 
 
-def image_sizes(paths: Sequence[str | os.PathLike[str]], threads: int = 8) -> Int32[ndarray, "n 2"]:
-    """Height and width of many files: network disks answer many questions at once."""
+def image_sizes(
+    paths: Sequence[str | os.PathLike[str]], threads: int = 8, tolerant: bool = False
+) -> Int32[ndarray, "n 2"]:
+    """Height and width of many files: network disks answer many questions at once.
+
+    Args:
+        paths: of the files.
+        threads: that ask.
+        tolerant: whether a file that is absent or damaged has size 0 x 0 instead of raising.
+    """
+
+    def size(path: str | os.PathLike[str]) -> tuple[int, int]:
+        try:
+            return image_size(path)
+        except (OSError, ValueError):
+            if tolerant:
+                return 0, 0
+            raise
+
     with ThreadPoolExecutor(threads) as pool:
-        return np.array(list(pool.map(image_size, paths, chunksize=64)), np.int32).reshape(-1, 2)
+        return np.array(list(pool.map(size, paths)), np.int32).reshape(-1, 2)

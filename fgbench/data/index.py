@@ -1,8 +1,11 @@
 """A listing on disk: one Parquet file that opens as arrays, without a question to any image.
 
 One row an image, in published order; what is the same for all images is JSON in the file's metadata, with the size,
-time and hash of every file that the listing was read from. An index that was made from other files than those which
-are there is refused.
+time and hash of every file that the listing was read from, and the listing's digest. An index that was made from other
+files than those which are there, or from fewer or more of them, is refused.
+
+``VERSION`` is raised by hand, and nothing notices when that was forgotten: an index made by an older reader then still
+says what that reader said, until ``fgbench data check`` compares it with the tree.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import UInt64
 from numpy import ndarray
 
 from fgbench.data.listing import Listing
@@ -24,7 +28,9 @@ VERSION = 2  # raise it when readers list something else from the same files, or
 _KEY, _BLOCK = b"fgbench", 32768  # images that are read at once
 
 
-def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path]) -> None:
+def write_index(
+    path: Path, listing: Listing, root: Path, sources: Sequence[Path], fractions: Sequence[float] = (0.0,)
+) -> None:
     """Write a listing, whole or not at all.
 
     Args:
@@ -32,6 +38,7 @@ def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path
         listing: with sizes, before any validation cut.
         root: folder of all datasets; everything is stored relative to it, so that it can move.
         sources: the files that the listing was read from.
+        fractions: validation cuts whose digest is stored, since it takes seconds for many images.
     """
     if listing.sizes is None:
         raise ValueError("an index needs the sizes of all images")
@@ -41,6 +48,7 @@ def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path
         "target": _rows(listing.target),
         "stratum": None if listing.stratum is None else pa.array(listing.stratum),
         "split": pa.array(listing.split.astype(np.int8)),
+        "rank": pa.array(listing.ranks(np.arange(len(listing.names)))),
         "height": pa.array(listing.sizes[:, 0].astype(np.int32)),
         "width": pa.array(listing.sizes[:, 1].astype(np.int32)),
         "boxes": pa.LargeListArray.from_arrays(4 * listing.box_start, listing.boxes.astype(np.float64).reshape(-1)),
@@ -56,6 +64,7 @@ def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path
         "landmark_names": listing.landmark_names,
         "label_groups": listing.label_groups,
         "copy_short": listing.copy_short,
+        "digests": {str(fraction): listing.with_validation(fraction).digest() for fraction in fractions},
         "sources": {os.path.relpath(source, root): _state(source) for source in sources},
     }
     table = pa.table(columns).replace_schema_metadata({_KEY: json.dumps(facts).encode()})
@@ -68,13 +77,14 @@ def write_index(path: Path, listing: Listing, root: Path, sources: Sequence[Path
         temporary.unlink(missing_ok=True)
 
 
-def read_index(path: Path, root: Path, remedy: str) -> Listing:
+def read_index(path: Path, root: Path, remedy: str, sources: Sequence[Path] | None = None) -> Listing:
     """The listing of an index.
 
     Args:
         path: the Parquet file.
         root: folder of all datasets.
         remedy: what to do when it is stale or damaged.
+        sources: the files that a reader would read now; None asks no file whether the index is stale.
 
     Raises:
         DataError: it is damaged, of another version, or was made from other files than those that are there.
@@ -84,10 +94,23 @@ def read_index(path: Path, root: Path, remedy: str) -> Listing:
             facts = json.loads(file.schema_arrow.metadata[_KEY])
             if facts["version"] != VERSION:
                 raise DataError(f"{path}: the index is of version {facts['version']}, not {VERSION}. {remedy}.")
-            _check_sources(path, root, facts["sources"], remedy)
+            if sources is not None:
+                _check_sources(path, root, facts["sources"], sources, remedy)
             return _listing(file, root, facts)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: the index cannot be read ({error}). {remedy}.") from None
+
+
+def read_digests(path: Path) -> dict[str, str]:
+    """Digests of the listing of a sound index, by validation fraction."""
+    facts = json.loads(pq.read_schema(path).metadata[_KEY])
+    return dict(facts["digests"])
+
+
+def read_ranks(path: Path) -> UInt64[ndarray, " n"]:
+    """What a sound index says of each image's place in validation cuts."""
+    ranks: ndarray = pq.read_table(path, columns=["rank"], use_threads=False)["rank"].to_numpy()
+    return ranks
 
 
 def _listing(file: pq.ParquetFile, root: Path, facts: dict[str, Any]) -> Listing:
@@ -163,9 +186,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_sources(path: Path, root: Path, sources: dict[str, dict[str, Any]], remedy: str) -> None:
+def _check_sources(
+    path: Path, root: Path, known: dict[str, dict[str, Any]], sources: Sequence[Path], remedy: str
+) -> None:
     """Size and time say that a file is the same; where they do not, its content is asked."""
-    for name, then in sources.items():
+    added = [source for source in sources if os.path.relpath(source, root) not in known]
+    if added:
+        raise DataError(f"{added[0]}: was not there when the index {path} was made. {remedy}.")
+    for name, then in known.items():
         source = root / name
         if not source.is_file():
             raise DataError(f"{source}: missing, though the index {path} was made from it. {remedy}.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt64
 from numpy import ndarray
 
 from fgbench.data.view import View
@@ -108,13 +108,22 @@ class Listing:
         """Whether a list of its own says what landmark regressors are fitted on."""
         return bool((self.split & FIT).any())
 
-    def with_validation(self, fraction: float) -> "Listing":
+    def ranks(self, rows: Int[ndarray, " r"]) -> UInt64[ndarray, " r"]:
+        """The first eight bytes of the hash of each image's name, as numbers: the order of validation cuts."""
+        raw = b"".join(hashlib.sha256(bytes(self.names[row])).digest()[:8] for row in rows)
+        return np.frombuffer(raw, ">u8").astype(np.uint64)
+
+    def with_validation(self, fraction: float, ranks: UInt64[ndarray, " n"] | None = None) -> "Listing":
         """The same images with a validation split cut from train.
 
         Of each class (or stratum, where the listing has finer ones than its labels) the same share, ``fraction``
         rounded to whole images, is taken: those whose names hash lowest. So
         the cut depends on nothing but names and fraction, and a smaller fraction's cut is part of a larger one's. For
         attributes all images count as one class.
+
+        Args:
+            fraction: of the training images.
+            ranks: of all images, where an index has them; None hashes the names.
         """
         if not 0 <= fraction < 1:
             raise ValueError(f"val_fraction is {fraction}, but must be in [0, 1), e.g. 0.1")
@@ -123,7 +132,7 @@ class Listing:
         if len(self.rows("val")):
             raise ValueError("there is an official validation split: leave val_fraction at 0")
         split, rows = self.split.copy(), self.rows("train")
-        rank = np.array([hashlib.sha256(bytes(self.names[row])).digest() for row in rows], dtype="S32")
+        rank = self.ranks(rows) if ranks is None else ranks[rows]
         classes = self.target if self.target.ndim == 1 else np.zeros(len(self.target), np.int64)
         stratum = (classes if self.stratum is None else self.stratum)[rows]
         rows = rows[np.lexsort((rank, stratum))]

@@ -6,7 +6,7 @@ May import: types, layers. Must not import: any other room. Reads: nothing. Writ
 """
 
 from fgbench.losses.centres import LGM, Center
-from fgbench.losses.heads import CrossEntropy, Focal, Head, MakeHead
+from fgbench.losses.heads import CrossEntropy, Focal, Head, MakeHead, check_target
 from fgbench.losses.margins import COCO, ArcFace, ASoftmax, Circle, CosFace
 from fgbench.losses.mutual_channel import MutualChannel
 
@@ -23,4 +23,5 @@ __all__ = [
     "Head",
     "MakeHead",
     "MutualChannel",
+    "check_target",
 ]

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fgbench.types import Target
+
 Terms = dict[str, Tensor]
 TINY = 1e-6  # of one minus a probability or a squared cosine: less is float32's rounding
 
@@ -61,6 +63,18 @@ class Head(nn.Module):
 
     def check_maps(self, channels: int) -> None:
         """Refuse maps that the loss cannot take, before any data is read; most losses ignore them."""
+
+
+def check_target(head: Head, target: Target) -> None:
+    """Refuse a loss of exclusive classes for attributes, which have a linear layer and binary cross-entropy.
+
+    Raises:
+        ValueError: says what to do.
+    """
+    if target == "attributes" and type(head) is not CrossEntropy:
+        raise ValueError(
+            f"the loss {type(head).__name__} is of exclusive classes, the dataset asks for attributes: leave LOSS out"
+        )
 
 
 MakeHead = Callable[[int, int], Head]

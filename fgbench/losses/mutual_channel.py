@@ -17,6 +17,7 @@ less. All classes are computed at once, and processes leave out the same channel
 """
 
 import math
+import random
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -63,8 +64,8 @@ def kept_channels(size: int, keep: float) -> int:
 class _PeaksOfClasses(torch.autograd.Function):
     """``z``, mean over positions of the largest kept channel, and ``h``, of each class.
 
-    Written by hand for time and memory: backward needs the maps themselves and two bytes per class and position;
-    autograd would keep the softmax, the kept channels and eight-byte indices.
+    Written by hand for time and memory: backward needs the maps themselves and two bytes per class and position (four
+    where a class has over 255 channels); autograd would keep the softmax, the kept channels and eight-byte indices.
     """
 
     @staticmethod
@@ -73,7 +74,8 @@ class _PeaksOfClasses(torch.autograd.Function):
         images, classes = len(flat), sum(count for count, _ in blocks)
         exact = torch.float64 if maps.dtype == torch.float64 else torch.float32
         z, h = (torch.empty(images, classes, dtype=exact, device=maps.device) for _ in range(2))
-        winners = torch.empty(2, images, classes, flat.shape[2], dtype=torch.uint8, device=maps.device)
+        places = torch.uint8 if max(size for _, size in blocks) <= torch.iinfo(torch.uint8).max else torch.int16
+        winners = torch.empty(2, images, classes, flat.shape[2], dtype=places, device=maps.device)
         for piece in _pieces(flat, blocks, kept):
             x = piece.of(flat)
             chosen = x if piece.kept.shape[1] == x.shape[2] else _pick(x, piece.kept)
@@ -151,7 +153,7 @@ def _pick(x: Tensor, kept: Tensor) -> Tensor:
 def _peak(x: Tensor, winner: Tensor) -> Tensor:
     """The largest over axis 2, and into ``winner`` the first position that has it; ``max`` itself is far slower."""
     peak = x.amax(2)
-    rank = torch.arange(x.shape[2], 0, -1, dtype=torch.uint8, device=x.device)[:, None]
+    rank = torch.arange(x.shape[2], 0, -1, dtype=winner.dtype, device=x.device)[:, None]
     first = x.shape[2] - ((x == peak[:, :, None]) * rank).amax(2)
     winner.copy_(first.clamp_(max=x.shape[2] - 1))  # a NaN equals nothing; its loss is reported, not an index
     return peak
@@ -190,19 +192,22 @@ class MutualChannelLoss(nn.Module):
         keep: share of each class's channels that is kept in a step, rounded up: 0.5 from scratch, 0.6 in the authors'
             script for pretrained networks.
         norm: ``size`` minimises 1 - h / size (code), ``none`` minimises -h (paper).
+        stage: a number of this map's own where a network has several: each draws its channels by itself.
     """
 
-    def __init__(self, channels: int, classes: int, keep: float = 0.5, norm: Norm = "size") -> None:
+    def __init__(self, channels: int, classes: int, keep: float = 0.5, norm: Norm = "size", stage: int = 0) -> None:
         super().__init__()
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep}; it is the share of a class's channels that is kept, above 0 and up to 1")
         self.blocks, self.keep, self.norm = group_blocks(channels, classes), keep, norm
         # The same stream in all processes, which differ in torch's own generator; the count goes into checkpoints.
-        self.seed, self.drawn = torch.initial_seed() % 2**31, 0
+        self.seed, self.stage, self.drawn = torch.initial_seed() % 2**63, stage, 0
 
     def draw(self, device: torch.device) -> tuple[Int[Tensor, "_ _"], ...]:
         """The channels that this step keeps, drawn on the device."""
-        generator = torch.Generator(device).manual_seed(self.seed * 2**31 + self.drawn)
+        # Hashed into 32 bits: a CPU's generator takes no more of a seed, and seeds shall not share their streams.
+        mixed = random.Random(f"{self.seed} {self.stage} {self.drawn}").getrandbits(32)
+        generator = torch.Generator(device).manual_seed(mixed)
         self.drawn += 1
         kept = []
         for count, size in self.blocks:

@@ -26,7 +26,7 @@ from fgbench.backbones import Backbone
 from fgbench.layers.embedding import Embedding
 from fgbench.layers.flip import flip_average
 from fgbench.layers.isqrt_cov import Head, make_pool
-from fgbench.losses import CrossEntropy, MakeHead
+from fgbench.losses import CrossEntropy, MakeHead, check_target
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
@@ -84,11 +84,7 @@ class Baseline(Method):
         self.classifier = loss(embedding or pool.outputs, num_outputs)
         self.classifier.check_maps(channels)
         self.has_map, self.flip_test = head == "average" and embedding is None, flip_test
-        if target == "attributes" and type(self.classifier) is not CrossEntropy:
-            raise ValueError(
-                f"the loss {type(self.classifier).__name__} is of exclusive classes, the dataset asks for attributes: "
-                "leave LOSS out"
-            )
+        check_target(self.classifier, target)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits and the CAM of the largest one."""

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from fgbench.backbones import Backbone
 from fgbench.layers.embedding import Embedding
-from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_stage
+from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_input, widen_stage
 from fgbench.losses import CrossEntropy, MakeHead
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence, group_blocks
 from fgbench.methods.base import Method, Optim
@@ -94,6 +94,8 @@ class MCLoss(Method):
         keep: share of a class's channels that a step keeps.
         norm: see above.
         loss: last layer and its loss.
+        before_channels: channels per class of the map one stage before, which no loss sees: 3 in the authors' VGG-16;
+            null leaves that stage as it is.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -122,8 +124,11 @@ class MCLoss(Method):
         keep: float = 0.5,
         norm: Norm = "size",
         loss: MakeHead = CrossEntropy,
+        before_channels: int | None = None,
     ) -> None:
         super().__init__(num_outputs, target, optim)
+        if before_channels is not None and before_channels < 1:
+            raise ValueError(f"before_channels is {before_channels}; it is at least 1, or null")
         if high_channels < 1 or discriminality < 0 or diversity < 0:
             raise ValueError(
                 f"high_channels={high_channels}, discriminality={discriminality}, diversity={diversity}: "
@@ -138,6 +143,8 @@ class MCLoss(Method):
             widen_stage(self.backbone.stages[-1], channels)  # type: ignore[arg-type]
             self.backbone.channels = (*self.backbone.channels[:-1], channels)
             self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if before_channels is not None:
+            self.widen_before(before_channels * num_outputs)
         self.append = conv_norm_relu(self.backbone.out_channels, channels) if high == "append" else None
         self.high_loss = MutualChannelLoss(channels, num_outputs, keep, norm)
         self.register_buffer("high_table", channel_table(channels, num_outputs), persistent=False)
@@ -145,6 +152,14 @@ class MCLoss(Method):
         self.embedding = Embedding(channels, cells, features)
         self.classifier = loss(features, num_outputs)
         self.classifier.check_maps(channels)
+
+    def widen_before(self, channels: int) -> None:
+        """Make the map one stage before the last that wide."""
+        before, after = self.backbone.stages[-2:]
+        widen_stage(before, channels)  # type: ignore[arg-type]
+        widen_input(after, channels)  # type: ignore[arg-type]
+        self.backbone.channels = (*self.backbone.channels[:-2], channels, self.backbone.channels[-1])
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits, the map of the predicted class's channels, and each of them."""

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fgbench.backbones import Backbone
 from fgbench.layers import attention_sampler
 from fgbench.layers.ssn_sampler import SIGMA, ssn_grid
+from fgbench.losses import CrossEntropy, MakeHead, check_target
 from fgbench.methods.attention_net import attention_trunk, scaled
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
@@ -51,6 +52,7 @@ class SSN(Method):
         attention_size: short side at which the saliency network sees the image, pixels.
         sampled: short side of the sampled image, pixels.
         sigma: of the Gaussian, in sides of the map.
+        loss: last layer and loss of exclusive classes; see ``Baseline``.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -74,6 +76,7 @@ class SSN(Method):
         attention_size: int = 224,
         sampled: int = 224,
         sigma: float = SIGMA,
+        loss: MakeHead = CrossEntropy,
     ) -> None:
         super().__init__(num_outputs, target, optim)
         if attention_weights is not None and attention_backbone is None:
@@ -92,7 +95,9 @@ class SSN(Method):
         # No bias: the softmax over cells would subtract it.
         self.score = nn.Conv2d(self.trunk.out_channels, 1, 1, bias=False)
         nn.init.normal_(self.score.weight, std=START)
-        self.classifier = nn.Linear(self.backbone.out_channels, num_outputs)
+        self.classifier = loss(self.backbone.out_channels, num_outputs)
+        self.classifier.check_maps(self.backbone.out_channels)
+        check_target(self.classifier, target)
         self.attention_size, self.sampled, self.sigma = attention_size, sampled, sigma
 
     def pretrained(self) -> list[nn.Module]:
@@ -102,12 +107,16 @@ class SSN(Method):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits and the saliency."""
         saliency = self._saliency(image)
-        return Output(self._classify(image, saliency), saliency)
+        logits: Tensor = self.classifier(self._maps(image, saliency).mean((2, 3)))
+        return Output(logits.float(), saliency)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The classification loss of the sampled image."""
-        logits = self._classify(batch.image, self._saliency(batch.image))
-        return self.classification_loss(logits, batch), {}
+        maps = self._maps(batch.image, self._saliency(batch.image))
+        features = maps.mean((2, 3))
+        if self.target == "attributes":
+            return self.classification_loss(self.classifier(features), batch), {}
+        return self.classifier.loss(features, batch.target, maps)
 
     def _saliency(self, image: Tensor) -> Float[Tensor, "b u v"]:
         small = nn.functional.interpolate(
@@ -117,11 +126,11 @@ class SSN(Method):
         saliency: Tensor = scores.flatten(1).softmax(1).view_as(scores)
         return saliency
 
-    def _classify(self, image: Tensor, saliency: Tensor) -> Float[Tensor, "b k"]:
+    def _maps(self, image: Tensor, saliency: Tensor) -> Float[Tensor, "b d u v"]:
         sampled = attention_sampler.read(image, self._grid(image, saliency))
         sampled = sampled.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.classifier(self.backbone(sampled).mean((2, 3)))
-        return logits.float()
+        maps: Tensor = self.backbone(sampled)
+        return maps
 
     def _grid(self, image: Tensor, saliency: Tensor) -> Float[Tensor, "b oh ow 2"]:
         return ssn_grid(saliency, scaled(image, self.sampled), self.sigma)

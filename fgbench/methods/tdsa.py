@@ -9,8 +9,8 @@ reference only.
 The total loss, in one place (``TDSA.total``)::
 
     loss of the last layer (cross-entropy)
-    +              discriminality * L_dis(high) + diversity * (1 - h / size)      the last map, MC_1
-    + mid_weight * discriminality * L_dis(mid') + diversity * (1 - h / size)      the earlier map times the gate, MC_2
+    +               discriminality * L_dis(high) + diversity * (1 - h / size)     the last map, MC_1
+    + mid_weight * (discriminality * L_dis(mid') + diversity * (1 - h / size))    the earlier map times the gate, MC_2
 
 ``discriminality`` 1.5 is the paper's mu, ``diversity`` 15 its mu times lambda. What acts on ``h`` itself is
 ``diversity`` over the channels per class: 15 / 3 for the last map and 15 / 9 for the earlier one. The paper's formula
@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fgbench.layers.widen import conv_norm_relu, widen_input, widen_stage
+from fgbench.layers.widen import conv_norm_relu, widen_input
 from fgbench.losses import CrossEntropy, MakeHead
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence
 from fgbench.methods.base import Optim
@@ -157,7 +157,7 @@ class TDSA(MCLoss):
             raise ValueError("mid: side is a layer for the loss only, and nothing weighs that loss: take mid: inline")
         self.attention, self.upsample, self.mid_weight = attention, upsample, mid_weight
         channels, last = self._widen(mid, xi), self.high_table.numel() - int((self.high_table < 0).sum())
-        self.mid_loss = MutualChannelLoss(channels, num_outputs, keep, norm)
+        self.mid_loss = MutualChannelLoss(channels, num_outputs, keep, norm, stage=1)
         gating = gating_channels(last, channels, num_outputs)
         self.repeats = torch.equal(gating, torch.arange(last, device="cpu").repeat_interleave(channels // last))
         self.register_buffer("gating", gating, persistent=False)
@@ -165,16 +165,14 @@ class TDSA(MCLoss):
 
     def _widen(self, mid: str, xi: int) -> int:
         """Make the earlier stage as wide as asked; its channels."""
-        before, after = self.backbone.stages[-2:]
         own = self.backbone.channels[-2]
         wide = own if mid == "own" else xi * int((self.high_table >= 0).sum())
         self.inline = conv_norm_relu(own, wide) if mid == "inline" else None
         self.side = conv_norm_relu(own, wide) if mid == "side" else None
         if mid == "widen":
-            widen_stage(before, wide)  # type: ignore[arg-type]
-            self.backbone.channels = (*self.backbone.channels[:-2], wide, self.backbone.channels[-1])
-        if mid in ("widen", "inline"):
-            widen_input(after, wide)  # type: ignore[arg-type]
+            self.widen_before(wide)
+        if mid == "inline":
+            widen_input(self.backbone.stages[-1], wide)  # type: ignore[arg-type]
             self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return wide
 

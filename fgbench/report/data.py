@@ -41,7 +41,10 @@ def show(name: str, report: Report, console: Console | None = None) -> None:
         if finding.found > len(finding.examples) > 0:
             console.print(f"  {finding.what}: and {finding.found - len(finding.examples):,} more")
     console.print(f"digest {report.digest}", soft_wrap=True)
-    remedy = "restore the named files from the archives, or see the dataset's page for what is known of it"
+    remedy = (
+        f"delete damaged files and run fgbench data prepare {name}, which restores them from the archives, "
+        "or see the dataset's page for what is known of it"
+    )
     console.print(f"{name}: nothing is wrong" if report.is_good else f"{name}: something is wrong; {remedy}")
 
 

@@ -6,9 +6,10 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
-from fgbench.data.archives import Archive, unpack
+from fgbench.data.archives import Archive, DamagedArchiveError, unpack
 from fgbench.data.text import DataError
 
 FILES = {"images/a/1.jpg": b"one" * 50_000, "images/b/2.jpg": os.urandom(80_000), "list.txt": b"a\n"}
@@ -127,3 +128,84 @@ def test_half_an_archive_is_said_to_be_one_and_the_whole_one_goes_on(tmp_path, n
     source.write_bytes(whole)
     unpack(Archive(name, "list.txt"), source, root)
     assert _files(root) == FILES
+
+
+def _flipped(content, position):
+    return content[:position] + bytes([content[position] ^ 0x10]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize("name", ["a.tgz", "a.tar.bz2", "a.tar.xz", "a.zip"])
+def test_one_wrong_bit_is_never_taken_for_another_file(tmp_path, name):
+    """Wherever it is: either the archive is refused, or the files are those that were packed."""
+    source, refused = _make(tmp_path, name), 0
+    whole = source.read_bytes()
+    for i, position in enumerate(np.linspace(0, len(whole) - 1, 40).astype(int).tolist()):
+        source.write_bytes(_flipped(whole, position))
+        try:
+            unpack(Archive(name, "list.txt"), source, tmp_path / f"data{i}")
+        except DamagedArchiveError:
+            refused += 1
+        else:
+            assert _files(tmp_path / f"data{i}") == FILES, position
+    assert refused >= 36  # a few bits, of a time or of the system it was packed on, mean nothing
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda tar: _flipped(tar, tar.index(b"images/b")), "no member and no end at byte"),
+        (lambda tar: tar[: tar.rindex(b"a\n") + 512], "no member and no end at byte"),
+        (lambda tar: tar[: tar.rindex(b"a\n") + 1024], "one block of zeros"),
+        (lambda tar: tar[: 30 * 512] + bytes(310 * 512) + tar[340 * 512 :], "a part of it is zeros"),
+    ],
+    ids=["header", "no end", "half an end", "hole"],
+)
+def test_a_tar_file_that_ends_early_is_damaged(tmp_path, change, complaint):
+    source = _make(tmp_path, "a.tar")
+    source.write_bytes(change(source.read_bytes()))
+    with pytest.raises(DamagedArchiveError, match=complaint):
+        unpack(Archive("a.tar", "list.txt"), source, tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tgz"])
+def test_a_file_of_the_same_size_is_compared_and_replaced(tmp_path, name):
+    root, large = tmp_path / "data", os.urandom(3_000_000)
+    unpack(Archive(name, "x"), _make(tmp_path, name, {"list.txt": b"1 7\n", "b.bin": large, "c": b"c"}), root)
+    changed = large[:2_500_000] + b"corrected" + large[2_500_009:]
+    members = {"list.txt": b"1 8\n", "b.bin": changed, "c": b"c"}
+    assert unpack(Archive(name, "x"), _make(tmp_path, name, members), root) == 2
+    assert _files(root) == members
+
+
+def test_only_what_was_written_since_unpacking_began_is_trusted_by_its_size(tmp_path):
+    source, root = _make(tmp_path, "a.zip", {"old": b"new", "late": b"new"}), tmp_path / "data"
+    root.mkdir()
+    for name, time in (("old", 10), ("late", 30)):
+        (root / name).write_bytes(b"???")
+        os.utime(root / name, ns=(time, time))
+    assert unpack(Archive("a.zip", "x"), source, root, since=20) == 1
+    assert _files(root) == {"old": b"new", "late": b"???"}
+
+
+def test_a_plain_file_of_the_same_size_is_replaced(tmp_path):
+    archive, root = Archive("list.txt", "list.txt"), tmp_path / "data"
+    for content in (b"1 7\n", b"1 8\n"):
+        (tmp_path / "list.txt").write_bytes(content)
+        assert unpack(archive, tmp_path / "list.txt", root, since=0) == 1
+    assert _files(root) == {"list.txt": b"1 8\n"}
+
+
+def test_a_folder_where_a_file_goes_is_named(tmp_path):
+    (tmp_path / "data/list.txt").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"a\.zip: could not be unpacked .*list\.txt"):
+        unpack(Archive("a.zip", "x"), _make(tmp_path, "a.zip"), tmp_path / "data")
+
+
+def test_a_zip_with_a_password_is_refused(tmp_path):
+    source = _make(tmp_path, "a.zip", {"a": b"x"})
+    content = bytearray(source.read_bytes())
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(mark) + at] |= 1
+    source.write_bytes(bytes(content))
+    with pytest.raises(DataError, match=r"a\.zip: member 'a' is a secret that asks for a password"):
+        unpack(Archive("a.zip", "x"), source, tmp_path / "data")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fgbench.data import CUB200, DataError, View
+from fgbench.data import CUB200, DataError, INat2017, View
 from fgbench.data.dataset import ImageDataset
 from fgbench.data.index import read_index, write_index
 from fgbench.data.listing import Listing
@@ -110,6 +110,35 @@ def test_a_touched_source_is_read_again_and_a_changed_one_is_refused(cub):
     source.unlink()
     with pytest.raises(DataError, match=r"cub200: .*image_class_labels\.txt: missing"):
         _ = _cub(cub).listing
+
+
+def test_a_source_that_was_added_since_makes_the_index_stale(inat):
+    boxes = inat / "inat2017/train_2017_bboxes.json"
+    boxes.rename(inat / "later")
+    data = INat2017(classes=4, root=str(inat))
+    write_index(data.index_path(), data.read_sized(), data.root, data.sources())
+    assert len(INat2017(classes=4, root=str(inat)).listing.boxes) == 4  # of val
+    (inat / "later").rename(boxes)
+    with pytest.raises(DataError, match=r"inat2017: .*train_2017_bboxes\.json: was not there when the index"):
+        _ = INat2017(classes=4, root=str(inat)).listing
+
+
+def test_cut_and_digest_from_an_index_are_those_of_the_names(cub, monkeypatch):
+    expected = _cub(cub, val_fraction=0.5)
+    cut, digest, plain = expected.listing.rows("val").tolist(), expected.digest(), _cub(cub).digest()
+    data = _cub(cub)
+    write_index(data.index_path(), data.read_sized(), data.root, data.sources(), fractions=(0.0, 0.5))
+    monkeypatch.setattr(Listing, "ranks", None)  # neither names nor lists are hashed any more
+    monkeypatch.setattr(Listing, "digest", None)
+    assert _cub(cub, val_fraction=0.5).listing.rows("val").tolist() == cut
+    assert _cub(cub, val_fraction=0.5).digest() == digest
+    assert _cub(cub).digest() == plain != digest
+
+
+def test_a_digest_of_a_cut_that_the_index_has_not_is_computed(cub):
+    expected = _cub(cub, val_fraction=0.5).digest()
+    _indexed(cub)
+    assert _cub(cub, val_fraction=0.5).digest() == expected
 
 
 @pytest.mark.parametrize("keep", [0, 100, -20])

@@ -1,6 +1,7 @@
 """From archives to an index: whole or resumed, and what is wrong is said with a remedy."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 from fgbench import cli
 from fgbench.data import CUB200, DataError, INat2017, View
 from fgbench.data.check import check
-from fgbench.data.prepare import prepare
+from fgbench.data.contact_sheet import contact_sheet
+from fgbench.data.prepare import _alone, prepare
 
 VIEW = View("squash", 24)
 
@@ -155,6 +157,153 @@ def test_copies_are_smaller_whole_and_show_the_same_boxes(inat, monkeypatch):
     assert _inat(inat).listing.folder == inat / "inat2017"
 
 
+def _quiet(data, **kwargs):
+    return prepare(data, say=lambda line: None, **kwargs)
+
+
+def test_a_corrected_archive_of_the_same_size_replaces_what_the_old_one_left(inat):
+    root = _pack(inat)
+    archive = root / "archives/val_2017_bboxes.zip"
+    with zipfile.ZipFile(archive) as file:
+        content = file.read("val_2017_bboxes.json").decode()
+    _quiet(_inat(root))
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("val_2017_bboxes.json", content.replace("20,", "19,"))
+    assert set(np.diff(_quiet(_inat(root)).boxes[-4:, ::2]).ravel().tolist()) == {19.0}
+
+
+def test_a_damaged_archive_is_named_and_what_it_left_is_compared(inat):
+    root = _pack(inat)
+    archive = root / "archives/train_val_images.tar.gz"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[:-8] + b"\0\0\0\0" + whole[-4:])  # the check sum, read last
+    with pytest.raises(DataError, match=r"inat2017: .*train_val_images\.tar\.gz: the archive is damaged"):
+        _quiet(_inat(root))
+    name = "inat2017/train_val_images/Aves/Parus major/train3.jpg"
+    image, good = root / name, (inat / name).read_bytes()
+    image.parent.mkdir(parents=True, exist_ok=True)
+    image.write_bytes(bytes(len(good)))  # as a larger archive leaves it: of the right size, written just now
+    archive.unlink()
+    with pytest.raises(DataError, match=r"train_val_images\.tar\.gz was damaged, or .* put it whole into"):
+        _quiet(_inat(root))
+    archive.write_bytes(whole)
+    _quiet(_inat(root))
+    assert image.read_bytes() == good
+
+
+def test_what_a_killed_preparation_wrote_is_trusted_and_mended_where_it_is_no_image(inat):
+    root = _pack(inat)
+    archive, name = root / "archives/train_val_images.tar.gz", "inat2017/train_val_images/Aves/Parus major/train3.jpg"
+    begun = root / "index/inat2017-train_val_images.tar.gz.unpacking"
+    begun.parent.mkdir()
+    begun.write_text(f"{archive.stat().st_size} {archive.stat().st_mtime_ns}\n")
+    (root / name).parent.mkdir(parents=True)
+    (root / name).write_bytes(bytes((inat / name).stat().st_size))  # later, so by the unpacking that was begun
+    said = []
+    prepare(_inat(root), say=said.append)
+    written = [line for line in said if line.startswith("train_val_images.tar.gz: ")]
+    assert written == [f"train_val_images.tar.gz: {count} files written" for count in (19, 1)]
+    assert (root / name).read_bytes() == (inat / name).read_bytes()
+    assert not begun.exists()
+
+
+def test_a_lost_image_is_unpacked_once_more(inat):
+    root = _pack(inat)
+    path = _quiet(_inat(root), copies=False).path(5)
+    before = path.read_bytes()
+    path.unlink()
+    said = []
+    prepare(_inat(root), copies=False, say=said.append)
+    assert path.read_bytes() == before
+    assert any("1 of 20 listed images are absent" in line and "once more" in line for line in said)
+    assert "train_val_images.tar.gz: 1 files written" in said
+
+
+def test_copies_follow_their_originals(inat, monkeypatch):
+    """Rows 0 and 3: one is made smaller, one is small enough and linked to."""
+    monkeypatch.setattr(INat2017, "copy_short", 55)
+    part, originals = _quiet(_inat(inat)), _inat(inat).read()
+    for row in (0, 3):
+        path = originals.path(row)
+        other = path.with_suffix(".tmp.jpg")
+        cv2.imwrite(str(other), 255 - cv2.imread(str(path)))
+        os.utime(other, ns=(5, 5))  # older than the copy
+        other.replace(path)
+    said = []
+    prepare(_inat(inat), say=said.append)
+    assert any("2 copies written, 18 were there" in line for line in said)
+    assert part.path(3).read_bytes() == originals.path(3).read_bytes()
+    small = cv2.resize(cv2.imread(str(originals.path(0))), (73, 55), interpolation=cv2.INTER_AREA)
+    assert np.abs(cv2.imread(str(part.path(0))).astype(int) - small).mean() < 10  # what JPEG costs
+
+
+def test_copies_can_be_kept_alone_and_indexed_again(inat, monkeypatch):
+    monkeypatch.setattr(INat2017, "copy_short", 55)
+    before = _quiet(_inat(inat))
+    (inat / "inat2017/val_2017_bboxes.json").unlink()
+    shutil.rmtree(inat / "inat2017/train_val_images")
+    _quiet(_inat(inat))
+    listing = _inat(inat).listing
+    assert listing.folder == inat / "inat2017_short55"
+    np.testing.assert_array_equal(listing.sizes, before.sizes)
+    assert len(listing.boxes) == len(before.boxes) - 4
+    assert check(_inat(inat)).is_good
+    before.path(7).unlink()
+    with pytest.raises(DataError, match=r"20 of 20 listed images are absent.*has copies, but .* unpack the originals"):
+        _quiet(_inat(inat))
+
+
+def test_two_preparations_of_one_folder_do_not_meet(cub):
+    message = r"cub200: another fgbench data prepare is running in"
+    with _alone(_cub(cub), cub / "archives"), pytest.raises(DataError, match=message):
+        _quiet(_cub(cub))
+    _quiet(_cub(cub))
+
+
+def test_a_wrong_root_is_not_made(tmp_path):
+    with pytest.raises(DataError, match=r"cub200: .*nowhere"):
+        _quiet(_cub(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_annotations_that_nobody_watches_are_compared_with_the_index(fake_copy, open_fake):
+    root = fake_copy("stanford_dogs")
+    _quiet(open_fake("stanford_dogs", root))
+    data = open_fake("stanford_dogs", root)
+    assert check(data).is_good
+    name = data.listing.name(1)
+    path = root / "stanford_dogs/Annotation" / name.rpartition(".")[0]
+    whole = path.read_text()
+    path.write_text(re.sub(r"<xmin>\d+</xmin>", "<xmin>1</xmin>", whole))
+    (finding,) = [f for f in check(open_fake("stanford_dogs", root)).findings if f.found and not f.harmless]
+    assert finding.what == "lists and annotations that the index has otherwise than the tree"
+    assert finding.examples[0].startswith(f"boxes of {name} changed")
+    path.unlink()
+    (finding,) = [f for f in check(open_fake("stanford_dogs", root)).findings if f.found and not f.harmless]
+    assert path.name in finding.examples[0]
+
+
+def test_a_stale_index_is_a_finding_and_the_tree_is_looked_at(cub):
+    _quiet(_cub(cub))
+    boxes = cub / "CUB_200_2011/bounding_boxes.txt"
+    first, _, rest = boxes.read_text().partition("\n")
+    number, *_ = first.split()
+    boxes.write_text(f"{number} 1.0 1.0 5.0 5.0\n{rest}")
+    found = _found(_cub(cub))
+    assert "bounding_boxes.txt: changed since" in found["indices that are stale or damaged"].examples[0]
+
+
+def test_without_an_index_all_that_is_absent_or_damaged_is_reported_at_once(cub):
+    listing = _cub(cub).listing
+    listing.path(0).unlink()
+    listing.path(1).unlink()
+    listing.path(4).write_text("not an image")
+    report = check(_cub(cub))
+    found = {finding.what: finding.found for finding in report.findings if finding.found}
+    assert found == {"images that are missing": 2, "images that are unreadable or truncated": 1}
+    assert report.counts == {"train": 6, "val": 0, "test": 6}
+
+
 def test_an_image_that_is_none_is_named_before_anything_is_indexed(cub):
     image = cub / "CUB_200_2011/images/001.Bird_0/Bird_0_1.jpg"
     image.write_text("not an image")
@@ -239,6 +388,13 @@ def test_boxes_and_landmarks_outside_of_their_image_are_found(cub, monkeypatch):
     assert check(_cub(cub)).is_good
 
 
+def test_a_contact_sheet_that_cannot_be_is_refused_with_its_reason(cub):
+    with pytest.raises(ValueError, match=r"x\.foo: the picture is a PNG, so its name must end in \.png"):
+        contact_sheet(_cub(cub), cub / "x.foo")
+    with pytest.raises(ValueError, match=r"there is no val image: set val_fraction"):
+        contact_sheet(_cub(cub), cub / "x.png", "val")
+
+
 def test_the_command_line_prepares_checks_and_says_what_is_wrong(cub, capsys):
     def run(*arguments):
         with pytest.raises(SystemExit) as end:
@@ -255,6 +411,9 @@ def test_the_command_line_prepares_checks_and_says_what_is_wrong(cub, capsys):
     code, shown = run("check", "cub200")
     assert code == 1
     assert "unreadable or truncated: 001.Bird_0/Bird_0_1.jpg" in shown.out
+    code, shown = run("show", "cub200", "--split", "fit", "--output", str(cub / "x.png"))
+    assert code == 1
+    assert re.fullmatch(r"fgbench: cub200: .*Bird_0_1\.jpg: the JPEG file is truncated.*\n", shown.err)
     (cub / "CUB_200_2011").rename(cub / "CUB")
     for action in ("check", "prepare", "show"):
         code, shown = run(action, "cub200")

@@ -176,6 +176,29 @@ def test_every_channel_is_kept_equally_often_and_steps_differ():
     torch.testing.assert_close(share, torch.full((3,), 2 / 3), atol=0.02, rtol=0)
 
 
+def test_seeds_and_stages_draw_channels_of_their_own():
+    def drawn(seed, stage):
+        torch.manual_seed(seed)
+        loss = MutualChannelLoss(60, 20, stage=stage)
+        return tuple(tuple(loss.draw(torch.device("cpu"))[0].flatten().tolist()) for _ in range(3))
+
+    streams = [drawn(seed, stage) for seed in (*range(9), 2**31, 2**32) for stage in (0, 1)]
+    assert len({step for stream in streams for step in stream}) == 3 * len(streams)
+    assert drawn(0, 1) == streams[1]
+
+
+@pytest.mark.parametrize("size", [255, 256, 300])  # a ResNet-50 with eight classes has 256 of each
+def test_a_class_may_have_more_channels_than_a_byte_counts(size):
+    maps = torch.randn(2, 2 * size, 2, 3, dtype=torch.float64, requires_grad=True)
+    loss = MutualChannelLoss(2 * size, 2)
+    kept = loss.draw(maps.device)
+    found, expected = peaks_of_classes(maps, loss.blocks, kept), autograd(maps, loss.blocks, kept)
+    for mine, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, right)
+    (mine,), (right,) = (torch.autograd.grad((z * h).sum(), maps) for z, h in (found, expected))
+    torch.testing.assert_close(mine, right)
+
+
 def test_a_resumed_run_draws_what_an_unbroken_one_would():
     loss = MutualChannelLoss(60, 20)
     loss.draw(torch.device("cpu"))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from fgbench.losses import CosFace, MutualChannel
 from fgbench.methods import SSN, Optim
 from fgbench.types import Batch
 
@@ -52,3 +53,16 @@ def test_the_figure_shows_the_points_without_densities():
 def test_impossible_values_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
+
+
+def test_it_takes_any_loss_of_a_linear_classifier():
+    method, data = make(loss=CosFace).train(), batch()
+    seen = []
+    method.backbone.register_forward_hook(lambda module, given, out: seen.append(out))
+    loss, _ = method.loss(data)
+    cosine = torch.cosine_similarity(seen[0].mean((2, 3))[:, None], method.classifier.weight[None], dim=2)
+    cosine[torch.arange(3), data.target] -= 0.35
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(64 * cosine, data.target))
+    assert set(make(loss=MutualChannel).train().loss(data)[1]) == {"discriminality", "diversity"}
+    with pytest.raises(ValueError, match="CosFace is of exclusive classes"):
+        SSN(4, "attributes", Optim(), backbone="resnet_nano", weights=None, loss=CosFace)

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench.losses import ArcFace
+from fgbench.cells import Cell
+from fgbench.config import resolve
+from fgbench.losses import ArcFace, CrossEntropy
 from fgbench.losses.mutual_channel import peaks_of_classes
 from fgbench.methods import TDSA, MCLoss, Optim
 from fgbench.methods.mc_loss import channel_table, take_channels
@@ -101,6 +103,30 @@ def test_vgg_has_the_papers_widths(xi, millions):
     assert parameters_m(method.embedding) == pytest.approx(15.1, abs=0.06)
 
 
+def test_vgg_of_the_mutual_channel_script_is_that_of_one_earlier_channel_per_last_one():
+    tree = resolve(Cell("mc_loss", "cub200", track="scratch+vgg16")).tree["method"]["init_args"]
+    with torch.device("meta"):
+        colours = {name: tuple(tree[name]) for name in ("mean", "std")}
+        method = MCLoss(200, "class", Optim(), **tree | colours | {"loss": CrossEntropy})
+    assert method.backbone.channels[-2:] == (600, 600)
+    assert parameters_m(method.backbone) == pytest.approx(15.9, abs=0.06)
+    convolutions = [m for m in method.backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions[9:]] == [
+        *((512, 600), (600, 512), (512, 512), (512, 600))
+    ]
+
+
+def test_a_map_before_the_last_can_be_wider_and_has_no_loss():
+    method = make(MCLoss, before_channels=3)
+    loss, terms = terms_of(method, batch_of(6))
+    loss.backward()
+    assert method.backbone.stages[-2](torch.zeros(2, 8, 8, 8)).shape[1] == 12
+    assert set(terms) == {"classification", "high_discriminality", "high_diversity"}
+    assert all(p.grad is not None for p in method.parameters())
+    with pytest.raises(ValueError, match="before_channels is 0"):
+        make(MCLoss, before_channels=0)
+
+
 @pytest.mark.parametrize("classes", [100, 196, 102])
 def test_widths_follow_the_number_of_classes(classes):
     with torch.device("meta"):
@@ -149,6 +175,13 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     expected = t["classification"] + 1.5 * t["high_discriminality"] + 15 * t["high_diversity"]
     expected += 0.5 * (1.5 * t["mid_discriminality"] + 15 * t["mid_diversity"])
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_both_stages_leave_out_channels_of_their_own():
+    method = make(classes=20, xi=1)
+    first, second = (torch.cat(m.draw(torch.device("cpu"))) for m in (method.high_loss, method.mid_loss))
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
 
 
 def test_without_weights_it_is_the_classification_loss_and_nothing_else():
