@@ -2,7 +2,8 @@
 
 1. The sampler (28 x 28 attention to sampled images, 512 to 224 px) against literal implementations of the authors'
    algorithm, sample by sample and row by row, in torch and in numpy; the sampling positions, in pixels, ``official``.
-2. Memory: the peak of attention and sampling over the size of what goes in and what comes out.
+2. Memory: the peak over the size of what goes in and what comes out, of making all attention maps, and of what TASN
+   does in a training step between the attention net and the backbone.
 3. A training step against the sum of its parts timed alone: the attention net's forward and backward, and the
    backbone's on 2 N sampled images. The three take turns; the median of the ratios counts.
 """
@@ -146,29 +147,28 @@ def compare_sampler(batch: int, size: int, out: int, device: torch.device) -> No
     print(f"sampler: largest difference of a position {apart:.1e} px, of a value in [0, 1] {pixels:.1e}")
 
 
-def compare_memory(batch: int, size: int, out: int, device: torch.device) -> None:
-    features = torch.rand(batch, 512, 28, 28, device=device).contiguous(memory_format=torch.contiguous_format)
-    image = torch.rand(batch, 3, size, size, device=device)
+def memory_ratio(method: TASN, features: torch.Tensor, image: torch.Tensor) -> float:
+    """Peak of all that a training step does between its two networks, over the size of what goes in and comes out."""
 
-    def attend() -> list[torch.Tensor]:
-        maps = trilinear(features, gain=7.0)
-        average = maps.mixed(torch.full((1, 512), 1 / 512, device=device))[:, 0]
-        detail = maps.picked(torch.zeros(batch, 1, dtype=torch.long, device=device))[:, 0]
+    def between() -> torch.Tensor:
+        maps = method._maps(features)
+        method._remember(maps)
+        guides = method._guides(maps)
         del maps
-        return [sampler.sample(image, torch.cat([detail, average]), (out, out))]
+        return method._sample(image, *guides)
 
-    given = features.nbytes + image.nbytes
-    for name, run, made in (
-        ("all maps of the attention", lambda: trilinear(features, gain=7.0).all(), features.nbytes),
-        ("attention and sampling", attend, 2 * batch * 3 * out * out * 4),
-    ):
-        inputs = features.nbytes if run is not attend else given
-        peak = peak_bytes(run, device)
-        ratio = (inputs + peak) / (inputs + made)
-        print(
-            f"memory, {name}: in {inputs / 2**20:.0f} MiB, out {made / 2**20:.0f} MiB, peak with the input "
-            f"{(inputs + peak) / 2**20:.0f} MiB: {ratio:.2f} times in and out"
-        )
+    given, made = features.nbytes + image.nbytes, between().nbytes
+    return (given + peak_bytes(between, image.device)) / (given + made)
+
+
+def compare_memory(batch: int, size: int, out: int, device: torch.device) -> None:
+    features = torch.rand(batch, 512, 28, 28, device=device).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(batch, 3, size, size, device=device)
+    peak = peak_bytes(lambda: trilinear(features, gain=7.0).all(), device)
+    print(f"memory, all maps of the attention: {(features.nbytes + peak) / (2 * features.nbytes):.2f} times in and out")
+    tiny = {"backbone": "resnet_nano", "weights": None, "attention_channels": 512, "sampled": out}
+    ratio = memory_ratio(TASN(200, "class", Optim(), **tiny).to(device).train(), features, image)
+    print(f"memory, attention and sampling in a training step: {ratio:.2f} times in and out")
 
 
 def compare_step(batch: int, size: int, turns: int, backbone: str, attention: str, device: torch.device) -> None:

@@ -12,8 +12,9 @@ Two conventions:
 * ``official``: the positions of the authors' operator. Quirks, all kept: pixel indices instead of pixel centres; the
   density of the first pixel is dropped from the integral; targets start at the first pixel and stop a step short of
   the last, so constant attention gives positions ``i * (size - 1) / out``, biased to the top left, and sampling
-  does not commute with flips; positions are divided as ``align_corners=True`` does; zeros outside. One quirk is not
-  kept: the operator reads in front of its array for the first target (undefined; the first position is 0 here).
+  does not commute with flips; positions are divided as ``align_corners=True`` does; zeros outside. The integral starts
+  at 0, as in their PyTorch port. In MXNet it starts at 1, so that the operator reads in front of its array for the
+  first target (undefined) and the others lie up to an output pixel further to the top left: a mistake, not kept.
 
 Nothing of size ``maps x h x w`` is made: along the axis that is maximised over, an interpolated map is linear between
 two cells, so its maximum over all pixels is that over the first and last pixel of each cell. The curves are exact for
@@ -65,11 +66,21 @@ def axis_curves(
     """
     u, v = attention.shape[1:]
     maps = attention.double().clamp(min=0)
-    y = _cells_of_pixels(u, size[0], convention, maps.device)
-    x = _cells_of_pixels(v, size[1], convention, maps.device)
-    rows = _hats(y, u) @ maps @ _hats(_turning_points(x, v), v).T
-    columns = _hats(_turning_points(y, u), u) @ maps @ _hats(x, v).T
-    return rows.amax(2), columns.amax(1)
+    y = _turning_points(_cells_of_pixels(u, size[0], convention, maps.device), u)
+    x = _turning_points(_cells_of_pixels(v, size[1], convention, maps.device), v)
+    rows, columns = maps @ _hats(x, v).T, _hats(y, u) @ maps
+    return _stretch(rows, (size[0], len(x)), convention).amax(2), _stretch(columns, (len(y), size[1]), convention).amax(
+        1
+    )
+
+
+def _stretch(
+    maps: Float64[Tensor, "n u v"], size: Size, convention: Convention
+) -> Float64[Tensor, "n {size[0]} {size[1]}"]:
+    """Bilinear interpolation to pixels; the axis whose length stays, stays."""
+    corners = convention == "official"
+    stretched: Tensor = torch.nn.functional.interpolate(maps[None], size, mode="bilinear", align_corners=corners)[0]
+    return stretched
 
 
 def magnification(
@@ -187,7 +198,7 @@ def grid_of(
 def read(
     image: Float[Tensor, "b c h w"], grid: Float[Tensor, "n oh ow 2"], convention: Convention = "centred"
 ) -> Float[Tensor, "n c oh ow"]:
-    """Bilinear samples of each image at its grids, in float32; gradients reach the image.
+    """Bilinear samples of each image at its grids, in float32 and channels-last memory; gradients reach the image.
 
     Args:
         image: ``b`` images.
@@ -202,8 +213,9 @@ def read(
         sampled = torch.nn.functional.grid_sample(
             image.float(), below.float(), "bilinear", "zeros" if official else "border", align_corners=official
         )
-    apart: Tensor = sampled.unflatten(2, (-1, oh)).permute(2, 0, 1, 3, 4).flatten(0, 1)
-    return apart
+    # Grids apart and channels last by one copy; as a view of it in the usual order of axes.
+    last: Tensor = sampled.unflatten(2, (-1, oh)).permute(2, 0, 3, 4, 1).reshape(len(grid), oh, ow, -1).contiguous()
+    return last.permute(0, 3, 1, 2)
 
 
 def sample(

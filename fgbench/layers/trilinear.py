@@ -17,7 +17,8 @@ from torch import Tensor
 Form = Literal["x", "xxx", "n(x)xx", "n(x)n(x)x", "n(xxx)", "n(xx)x", "n(n(x)x)x", "self"]
 """Rows of Table 2 in its order, and ``self``: the softmax of ``X^T X``, self-attention between cells."""
 
-SAME = 1e-6  # relative difference of sums below which two maps are one
+SAME = 1e-6  # relative difference of marks below which two maps are one
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, without their whole parts, are all different
 
 
 class Maps(NamedTuple):
@@ -54,7 +55,17 @@ class Maps(NamedTuple):
 
     def sums(self) -> Float[Tensor, "b m"]:
         """Each map's sum over the cells: its response."""
-        total = self.base.sum(2)
+        return self._through(self.base.sum(2))
+
+    def marks(self) -> Float[Tensor, "b m"]:
+        """A number per map that only equal maps share: its sum with a weight for each cell, between 1 and 2.
+
+        Plain sums do not tell maps apart that are a softmax over the cells: all of them sum to one.
+        """
+        cell = torch.arange(self.base.shape[2], dtype=torch.float64, device=self.base.device)
+        return self._through(self.base @ (1 + cell * GOLDEN % 1).float())
+
+    def _through(self, total: Float[Tensor, "b c"]) -> Float[Tensor, "b m"]:
         return total if self.weights is None else torch.bmm(self.weights, total[..., None])[..., 0]
 
 
@@ -68,7 +79,7 @@ def trilinear(features: Float[Tensor, "b c u v"], form: Form = "n(n(x)x)x", gain
     """
     size = (features.shape[2], features.shape[3])
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        x = features.detach().float().flatten(2).contiguous()
+        x = features.detach().float().flatten(2)  # a view where they are float32, channels last or not
         if form == "x":
             return Maps(None, x, size)
         if form == "self":
@@ -90,16 +101,20 @@ def _softmax(rows: Float[Tensor, "b m n"]) -> Float[Tensor, "b m n"]:
     return rows.div_(rows.sum(2, keepdim=True))
 
 
-def distinct(sums: Float[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
-    """One of each group of maps with the same sum: dead channels all give the same map, which counts once."""
-    ordered, order = sums.sort(dim=1, stable=True)
+def distinct(marks: Float[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+    """One of each group of maps with the same mark: dead channels all give the same map, which counts once."""
+    ordered, order = marks.sort(dim=1, stable=True)
     apart = ordered.diff(dim=1) > SAME * ordered[:, -1:].abs()
     first = torch.nn.functional.pad(apart, (1, 0), value=True)
     return torch.zeros_like(first).scatter(1, order, first)
 
 
 def choose(
-    sums: Float[Tensor, "b m"], noise: Float[Tensor, "b m"], count: int = 1, dedup: bool = True, ranked: bool = False
+    sums: Float[Tensor, "b m"],
+    noise: Float[Tensor, "b m"],
+    count: int = 1,
+    counted: Bool[Tensor, "b m"] | None = None,
+    ranked: bool = False,
 ) -> Int[Tensor, "b {count}"]:
     """Maps drawn at random for each image, without repetition.
 
@@ -107,7 +122,7 @@ def choose(
         sums: the maps' responses.
         noise: uniform in [0, 1), one number per map.
         count: maps per image.
-        dedup: draw among maps that differ.
+        counted: maps to draw among, as ``distinct`` finds them; None for all.
         ranked: draw a map with a probability proportional to its rank by response (the paper's comparison, which does
             not say how; ours), not uniformly.
     """
@@ -115,16 +130,18 @@ def choose(
     score = -torch.log(-torch.log(noise.clamp(1e-12, 1 - 1e-7)))
     if ranked:
         score = score + torch.log1p(sums.argsort(1).argsort(1).float())
-    if dedup:
-        score = torch.where(distinct(sums), score, score - 1e4)  # still there if too few differ
+    if counted is not None:
+        score = torch.where(counted, score, score - 1e4)  # still there if too few differ
     return score.topk(count, dim=1).indices
 
 
 def overlap(maps: Maps) -> Float[Tensor, "m m"]:
     """How far two channels attend to the same places: cosine of their maps' differences from the average, mean of b."""
-    every = maps.all().flatten(2)
-    unit = torch.nn.functional.normalize(every - every.mean(1, keepdim=True), dim=2)
-    return torch.bmm(unit, unit.transpose(1, 2)).mean(0)
+    source = maps.base if maps.weights is None else maps.weights
+    apart = source - source.mean(1, keepdim=True)  # before the product, and then in its memory: maps are large
+    apart = apart if maps.weights is None else torch.bmm(apart, maps.base)
+    apart.div_(torch.linalg.vector_norm(apart, dim=2, keepdim=True).clamp(min=1e-12))
+    return torch.bmm(apart, apart.transpose(1, 2)).mean(0)
 
 
 def group_channels(affinity: Float[Tensor, "m m"], groups: int, rounds: int = 20) -> Float[Tensor, "p m"]:

@@ -128,7 +128,6 @@ class SSN(Method):
 
     def _maps(self, image: Tensor, saliency: Tensor) -> Float[Tensor, "b d u v"]:
         sampled = attention_sampler.read(image, self._grid(image, saliency))
-        sampled = sampled.contiguous(memory_format=torch.channels_last)
         maps: Tensor = self.backbone(sampled)
         return maps
 

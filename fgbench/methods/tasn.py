@@ -19,8 +19,9 @@ Differences from paper and from code, each with its reason:
 * Sampling is ``centred`` by default; ``official`` has the operator's positions (``layers.attention_sampler``).
 * ResNet-18 is torchvision's (post-activation), not the pre-activation one of the MXNet code; the normalisation in
   front of the attention net's classifier (batch norm, ReLU) is the code's.
-* The structure map is the plain mean of the maps, or, with the preset ``official``, of the maps with distinct sums. The
-  code means that but multiplies a mask in sorted order with unsorted channels; the author acknowledged it.
+* The structure map is the plain mean of the maps, or, with the preset ``official``, of the maps that differ. The code
+  means that but multiplies a mask in sorted order with unsorted channels; the author acknowledged it. It compares sums;
+  here weighted ones, since every map of the forms ``n(xxx)`` and ``self`` has the sum 1.
 * Without attention (a map of zeros) sampling is uniform; the operator divides by zero.
 * Batch norm's moments are over both streams, as in the code, and over all processes; the code has 24 images a GPU.
 * Not in this file, since they belong to the protocol: rotation, contrast, saturation and PCA noise of the training
@@ -224,9 +225,9 @@ class TASN(Method):
         logits = {"attention": self.attention.classify(features)}
         maps = self._maps(features)
         self._remember(maps)
-        sampled = self._streams(batch.image, maps)
+        guides = self._guides(maps)
         del maps  # of the size of a layer's output, and nothing needs it any more
-        pooled = self.pool(self.backbone(sampled))
+        pooled = self.pool(self.backbone(self._sample(batch.image, *guides)))
         *details, structure = pooled.unflatten(0, (-1, len(batch.image))).unbind(0)
         if self.streams == "part":
             details = [structure, *details]
@@ -272,8 +273,8 @@ class TASN(Method):
     @torch.no_grad()
     def _average(self, maps: trilinear.Maps) -> Float[Tensor, "b u v"]:
         with torch.autocast(maps.base.device.type, enabled=False):
-            sums = maps.sums()
-            counted = trilinear.distinct(sums).float() if self.recipe.dedup else torch.ones_like(sums)
+            marks = maps.marks()
+            counted = trilinear.distinct(marks).float() if self.recipe.dedup else torch.ones_like(marks)
             return maps.mixed((counted / counted.sum(1, keepdim=True))[:, None])[:, 0]
 
     @torch.no_grad()
@@ -289,7 +290,8 @@ class TASN(Method):
             sums = maps.sums()
             noise = torch.rand(world_size() * len(sums), sums.shape[1], device=sums.device)
             mine = noise[rank() * len(sums) :][: len(sums)]
-            chosen = trilinear.choose(sums, mine, self.details, self.recipe.dedup, self.selection == "ranked")
+            counted = trilinear.distinct(maps.marks()) if self.recipe.dedup else None
+            chosen = trilinear.choose(sums, mine, self.details, counted, self.selection == "ranked")
             return maps.picked(chosen)
 
     @torch.no_grad()
@@ -307,8 +309,8 @@ class TASN(Method):
 
     # ---- sampling
 
-    def _streams(self, image: Tensor, maps: trilinear.Maps) -> Tensor:
-        """Training's sampled images: all first details, all second ones, ..., all structures."""
+    def _guides(self, maps: trilinear.Maps) -> tuple[Float[Tensor, "n u v"], list[float]]:
+        """What training samples by, and the powers: all first details, all second ones, ..., all structures."""
         shown, powers = [], []
         if self.streams != "master":
             shown = list(self._details(maps).unbind(1))
@@ -316,7 +318,7 @@ class TASN(Method):
         if self.streams != "part":
             shown.append(self._average(maps))
             powers.append(self.recipe.structure_power)
-        return self._sample(image, torch.cat(shown), powers)
+        return torch.cat(shown), powers
 
     def _predict(self, image: Tensor, average: Tensor) -> Float[Tensor, "b k"]:
         power = 1.0 if self.streams == "part" else self.recipe.structure_power
@@ -327,8 +329,7 @@ class TASN(Method):
     def _sample(self, image: Tensor, maps: Float[Tensor, "n u v"], powers: list[float]) -> Tensor:
         with torch.no_grad():
             grid, convention = self._grid(image, maps, powers)
-        sampled = attention_sampler.read(image, grid, convention)
-        return sampled.contiguous(memory_format=torch.channels_last)
+        return attention_sampler.read(image, grid, convention)
 
     def _grid(
         self, image: Tensor, maps: Float[Tensor, "n u v"], powers: list[float]

@@ -253,6 +253,8 @@ def test_two_maps_of_an_image_are_read_in_one_call():
     image, attention = torch.rand(3, 3, 64, 48), torch.rand(6, 8, 6) ** 3
     found = sample(image, attention, (24, 18), power=torch.tensor([1.0] * 3 + [2.0] * 3))
     assert found.shape == (6, 3, 24, 18)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert read(image, torch.zeros(3, 5, 5, 2)).is_contiguous(memory_format=torch.channels_last)
     for i in range(6):
         alone = sample(image[i % 3 : i % 3 + 1], attention[i : i + 1], (24, 18), power=1.0 + i // 3)
         torch.testing.assert_close(found[i : i + 1], alone)

@@ -96,16 +96,25 @@ def test_attention_has_no_gradient_and_is_float32_under_autocast():
     assert maps.weights.dtype == torch.float32
 
 
-def test_equal_sums_count_once():
+def test_equal_marks_count_once():
     sums = torch.tensor([[3.0, 1.0, 3.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
     assert distinct(sums).sum(1).tolist() == [3, 1, 5]
     assert distinct(sums)[0].tolist() == [True, True, False, True, False]
 
 
-def test_dead_channels_are_one_map():
+@pytest.mark.parametrize("form", FORMS)
+def test_maps_that_differ_are_told_apart_even_where_each_sums_to_one(form):
+    maps = trilinear(torch.rand(2, 6, 4, 5), form, 2.0)
+    if form in ("n(xxx)", "self"):
+        torch.testing.assert_close(maps.sums(), torch.ones_like(maps.sums()))
+    assert bool(distinct(maps.marks()).all())
+
+
+@pytest.mark.parametrize("form", FORMS[:-1])
+def test_dead_channels_are_one_map(form):
     x = torch.rand(1, 8, 5, 5)
     x[:, [2, 5, 6]] = 0
-    kept = distinct(trilinear(x, gain=7.0).sums())[0]
+    kept = distinct(trilinear(x, form, 7.0).marks())[0]
     assert int(kept.sum()) == 6
     assert int(kept[[2, 5, 6]].sum()) == 1
 
@@ -114,11 +123,11 @@ def test_choices_are_uniform_over_distinct_maps():
     images, m = 20000, 8
     sums = torch.arange(m).float().repeat(images, 1)
     sums[:, 5:] = 4.0  # maps 4 to 7 are one
-    chosen = choose(sums, torch.rand(images, m))[:, 0]
+    chosen = choose(sums, torch.rand(images, m), counted=distinct(sums))[:, 0]
     counts = torch.bincount(chosen, minlength=m)
     assert counts[5:].tolist() == [0, 0, 0]
     assert stats.chisquare(counts[:5].numpy()).pvalue > 1e-3
-    every = torch.bincount(choose(sums, torch.rand(images, m), dedup=False)[:, 0], minlength=m)
+    every = torch.bincount(choose(sums, torch.rand(images, m))[:, 0], minlength=m)
     assert stats.chisquare(every.numpy()).pvalue > 1e-3
 
 
@@ -137,7 +146,8 @@ def test_two_choices_of_an_image_differ_and_images_differ():
     assert bool((chosen[:, 0] != chosen[:, 1]).all())
     assert len(chosen[:, 0].unique()) == 12
     assert torch.equal(chosen, choose(sums, noise, 2))
-    few = choose(torch.zeros(50, 12), torch.rand(50, 12), 2)  # only one map differs: the second is any
+    same = torch.zeros(50, 12)
+    few = choose(same, torch.rand(50, 12), 2, distinct(same))  # only one map differs: the second is any
     assert bool((few[:, 0] != few[:, 1]).all())
 
 

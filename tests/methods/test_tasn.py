@@ -1,5 +1,8 @@
 """TASN as a whole: which classifier sees what, what is detached, what the loss is made of."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,10 +16,20 @@ from fgbench.methods.attention_net import AttentionNet, attention_trunk
 from fgbench.methods.tasn import PRESETS
 from fgbench.types import Batch
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def make(num_outputs=4, target="class", **kwargs):
     defaults = {"backbone": "resnet_nano", "weights": None, "attention_size": 64, "sampled": 48, "parts": 3}
     return TASN(num_outputs, target, Optim(), **{**defaults, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def benchmark_of_tasn():
+    spec = importlib.util.spec_from_file_location("benchmark_of_tasn", ROOT / "benchmarks" / "tasn.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def batch(n=3, size=80, target=None):
@@ -82,7 +95,7 @@ def test_a_stride_that_no_trunk_has_is_refused():
 def test_the_streams_teach_the_attention_net_nothing():
     method, data = make(), batch()
     features = method.attention(method._small(data.image))
-    sampled = method._streams(data.image, method._maps(features))
+    sampled = method._sample(data.image, *method._guides(method._maps(features)))
     assert not sampled.requires_grad
     cross_entropy(method.classifiers["shared"](method.pool(method.backbone(sampled))), data.target.repeat(2)).backward()
     assert grads(method.attention) == set()
@@ -208,7 +221,7 @@ def test_structure_is_the_average_and_details_are_single_maps():
     torch.testing.assert_close(method._average(maps), maps.all().mean(1))
     every, details = maps.all(), method._details(maps)[:, 0]
     for i in range(3):
-        assert bool((every[i] - details[i]).abs().flatten(1).amax(1).min() < 1e-6)
+        assert bool((every[i] - details[i]).abs().flatten(1).amax(1).min() < 1e-5)
 
 
 def test_the_average_counts_equal_maps_once_under_official():
@@ -221,10 +234,28 @@ def test_the_average_counts_equal_maps_once_under_official():
     torch.testing.assert_close(method._average(maps)[0], expected)
 
 
+@pytest.mark.parametrize("form", ["n(xxx)", "self"])
+def test_maps_that_each_sum_to_one_are_all_drawn_and_all_averaged_under_official(form):
+    method = make(preset="official", form=form)
+    features = torch.rand(1, 16, 4, 4, generator=torch.Generator().manual_seed(0)) / 2  # no two maps are alike
+    maps = method._maps(features.expand(300, -1, -1, -1))
+    every, details = maps.all()[0], method._details(maps)[:, 0]
+    drawn = (details[:, None] - every).abs().flatten(2).amax(2).argmin(1)
+    assert len(drawn.unique()) == 16
+    torch.testing.assert_close(method._average(maps)[0], every.mean(0))
+
+
+def test_attention_and_sampling_hold_at_most_one_and_a_half_times_what_goes_in_and_out(benchmark_of_tasn):
+    method = make(attention_channels=512, sampled=224)
+    features = torch.rand(8, 512, 28, 28).contiguous(memory_format=torch.channels_last)  # as convolutions give it
+    image = torch.rand(8, 3, 512, 512)
+    assert benchmark_of_tasn.memory_ratio(method, features, image) <= 1.5
+
+
 def test_the_structure_map_is_squared_and_the_detail_is_not():
     method, data = make(preset="official"), batch(1)
     maps = method._maps(method.attention(method._small(data.image)))
-    sampled = method._streams(data.image, maps)
+    sampled = method._sample(data.image, *method._guides(maps))
     powered = attention_sampler.sample(data.image, method._average(maps), (48, 48), power=2.0)
     torch.testing.assert_close(sampled[1:], powered)
     candidates = attention_sampler.sample(data.image.expand(16, -1, -1, -1).contiguous(), maps.all()[0], (48, 48))
