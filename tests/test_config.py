@@ -1,5 +1,6 @@
 """Configuration: merging, refusals, digests."""
 
+import functools
 import subprocess
 import sys
 
@@ -29,9 +30,9 @@ def test_another_class_path_drops_the_arguments_of_the_old_class():
 def test_every_cell_and_every_variant_resolves(method, dataset):
     # a variant of any dataset is tried on one
     own = (path.name.split(".")[1] for path in (cells.EXPERIMENTS / "ablations" / dataset).glob(f"{method}.*.yaml"))
+    undefined = METHODS[method].undefined_for.get(target_of(dataset))
     for variant in ["", *(cells.variants(dataset, method) if dataset == "toybirds" else own)]:
         cell = Cell(method, dataset, variant=variant)
-        undefined = METHODS[method].undefined_for.get(target_of(dataset))
         if undefined:  # said before any data is read
             with pytest.raises(ConfigError, match=undefined):
                 resolve(cell)
@@ -39,6 +40,7 @@ def test_every_cell_and_every_variant_resolves(method, dataset):
             assert resolve(cell).tree["method"]["class_path"].startswith("fgbench.methods.")
 
 
+@functools.cache
 def target_of(dataset):
     return config.make_data(resolve(Cell("baseline", dataset)).tree).target
 
