@@ -278,7 +278,8 @@ def _is_copy(source: Path, target: Path, small: bool) -> bool:
         return False
     if small:
         return target.samefile(source) or filecmp.cmp(source, target, shallow=False)
-    return target.stat().st_mtime_ns == source.stat().st_mtime_ns
+    # a link stays from when the original was small
+    return not target.samefile(source) and target.stat().st_mtime_ns == source.stat().st_mtime_ns
 
 
 def _copy(source: Path, target: Path, size: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from fgbench import cli
 from fgbench.data import CUB200, DataError, INat2017, View
 from fgbench.data.check import check
 from fgbench.data.contact_sheet import contact_sheet
-from fgbench.data.prepare import _alone, prepare
+from fgbench.data.prepare import _alone, _is_copy, prepare
 
 VIEW = View("squash", 24)
 
@@ -420,3 +420,12 @@ def test_the_command_line_prepares_checks_and_says_what_is_wrong(cub, capsys):
         assert code == 1
         assert "fgbench: " in shown.err
         assert "Traceback" not in shown.err
+
+
+def test_a_link_is_no_copy_of_an_original_that_grew(tmp_path):
+    source, copy = tmp_path / "original.jpg", tmp_path / "copy.jpg"
+    source.write_bytes(b"small")
+    os.link(source, copy)
+    assert _is_copy(source, copy, small=True)
+    source.write_bytes(b"larger, in place")
+    assert not _is_copy(source, copy, small=False)
