@@ -35,7 +35,7 @@ bench: install  ## train and evaluate METHOD on DATASET, add the row to the lead
 	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS)$(if $(LOSS), --losses $(LOSS)) $(ARGS)
 
 test: check  ## all checks, all tests with coverage, a two-process run, a one-epoch bench
-	@$(PYTHON) -m pytest --cov=fgbench --cov-report=term:skip-covered $(ARGS)
+	@$(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile --cov=fgbench --cov-report=term:skip-covered $(ARGS)
 
 check: install  ## lint, format, types, import contracts
 	@$(PYTHON) -m ruff check .
