@@ -7,11 +7,12 @@ Here each transform that was applied gives its affine map (``fgbench.types`` say
 is the frame, and boxes and landmarks go through it. This is the only importer of albumentations.
 """
 
+import functools
 import hashlib
 import os
 import random
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it would ask the network for its newest version
 
@@ -25,6 +26,33 @@ from fgbench.data.view import View
 
 Affine = tuple[float, float, float, float, float, float]
 _STAY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+class Chosen(NamedTuple):
+    """What chance decided for one image.
+
+    Attributes:
+        steps: transforms that apply, with their parameters, in order.
+        moves: for the border and each step, the affine map from pixels after it to pixels before it.
+        brightness: factor of the pixel values, 1 for none.
+    """
+
+    steps: list[tuple[A.BasicTransform, dict[str, Any]]]
+    moves: list[Affine]
+    brightness: float
+
+    def frame(self, resized: tuple[int, int], original: tuple[int, int]) -> Float[ndarray, " 6"]:
+        """From pixels of the network's input to those of the original; both sizes are height and width."""
+        frame = _STAY
+        if original != resized:
+            frame = (original[1] / resized[1], 0.0, 0.0, 0.0, original[0] / resized[0], 0.0)
+        for move in self.moves:
+            frame = _then(frame, move)
+        return np.array(frame)
+
+    def move(self) -> Affine:
+        """From pixels of the network's input to those of the resized image: whole steps, and a mirror or none."""
+        return functools.reduce(_then, self.moves, _STAY)
 
 
 class Augment:
@@ -52,7 +80,7 @@ class Augment:
             self._transforms.append(A.RandomCrop(view.crop_size, view.crop_size, p=1))
         elif view.crop == "centre":
             self._transforms.append(A.CenterCrop(view.crop_size, view.crop_size, p=1))
-        self._flip = A.HorizontalFlip(p=view.flip) if view.flip else None
+        self._flips = [A.HorizontalFlip(p=view.flip)] if view.flip else []
         factor = (1 - view.brightness, 1 + view.brightness)
         self._brightness = A.ColorJitter(factor, p=1) if view.brightness else None
 
@@ -94,38 +122,45 @@ class Augment:
             original: height and width of the image whose pixels the returned affine map shall lead to.
             key: of the random choices.
         """
-        height, width = image.shape[:2]
-        frame = _STAY
-        if original != (height, width):
-            frame = (original[1] / width, 0.0, 0.0, 0.0, original[0] / height, 0.0)
-        rng = _random(key) if self.view.is_random else None
+        chosen = self.choose(image.shape[:2], key)
+        frame = chosen.frame(image.shape[:2], original)
         if pad := self.view.pad:
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-            frame = _then(frame, (1.0, 0.0, float(-pad), 0.0, 1.0, float(-pad)))
-        for transform in self._transforms:
-            image, frame = self._apply(transform, image, frame, rng)
-        for transform in self._cutter(*image.shape[:2]):
-            image, frame = self._apply(transform, image, frame, rng)
-        if self._flip:
-            image, frame = self._apply(self._flip, image, frame, rng)
-        if self._brightness and rng is not None:
-            # only this of the four that ColorJitter would draw, order and check; nothing is drawn after it
-            image = self._brightness.transforms[0](image, rng.uniform(*self._brightness.brightness))
-        return image, np.array(frame)
+        for transform, params in chosen.steps:
+            image = transform.apply(image, **params)
+        if self._brightness and chosen.brightness != 1:
+            # only this of the four that ColorJitter would draw, order and check
+            image = self._brightness.transforms[0](image, chosen.brightness)
+        return image, frame
 
-    def _apply(
-        self, transform: A.BasicTransform, image: ndarray, frame: Affine, rng: random.Random | None
-    ) -> tuple[ndarray, Affine]:
-        if rng is not None:
-            # the transforms of these views draw from py_random only; the other generator would cost 20 us an item
-            transform.py_random = rng
-        if not transform.should_apply():
-            return image, frame
-        before = image.shape
-        params = {**transform.get_params(), "shape": before}
-        params |= transform.get_params_dependent_on_data(params, {"image": image})
-        image = transform.apply(image, **params)
-        return image, _then(frame, _matrix(transform, params, before))
+    def choose(self, shape: tuple[int, int], key: tuple[int, ...]) -> "Chosen":
+        """The random choices for a resized image of this height and width; needs no pixels.
+
+        Raises:
+            ValueError: the image has nothing left when cut to the view's multiple.
+        """
+        rng = _random(key) if self.view.is_random else None
+        pad, steps, moves = self.view.pad, [], []
+        height, width = shape[0] + 2 * pad, shape[1] + 2 * pad
+        if pad:
+            moves.append((1.0, 0.0, float(-pad), 0.0, 1.0, float(-pad)))
+        cropped = (height, width) if self.view.crop == "none" else (self.view.crop_size, self.view.crop_size)
+        for transform in (*self._transforms, *self._cutter(*cropped), *self._flips):
+            if rng is not None:
+                # these transforms draw from py_random only; the other generator would cost 20 us an item
+                transform.py_random = rng
+            if not transform.should_apply():
+                continue
+            params = {**transform.get_params(), "shape": (height, width, 3)}
+            params |= transform.get_params_dependent_on_data(params, {})
+            steps.append((transform, params))
+            moves.append(_matrix(transform, params, params["shape"]))
+            if "crop_coords" in params:
+                x0, y0, x1, y1 = params["crop_coords"]
+                height, width = y1 - y0, x1 - x0
+        # nothing is drawn after the brightness
+        drawn = rng.uniform(*self._brightness.brightness) if self._brightness and rng is not None else 1.0
+        return Chosen(steps, moves, drawn)
 
     def _resizer(self, height: int, width: int) -> A.Resize:
         if (height, width) not in self._resize:

@@ -26,6 +26,7 @@ from fgbench.types import Batch, Target
 
 if TYPE_CHECKING:
     from fgbench.data.dataset import ImageDataset
+    from fgbench.data.device import DeviceImages
 
 
 class BenchDataModule(LightningDataModule):
@@ -48,7 +49,8 @@ class BenchDataModule(LightningDataModule):
         seed: of the order of images and of the views' random choices.
         root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
-        cache: ``ram`` keeps resized images in memory, shared by the workers of a process. Changes no number.
+        cache: ``ram`` keeps resized images in memory, shared by the workers of a process; ``device`` keeps those of the
+            training split on the device that trains and augments them there. Changes no number.
     """
 
     card: ClassVar[Card]
@@ -79,7 +81,7 @@ class BenchDataModule(LightningDataModule):
         seed: int = 0,
         root: str | None = None,
         workers: int = 0,
-        cache: Literal["none", "ram"] = "none",
+        cache: Literal["none", "ram", "device"] = "none",
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -103,6 +105,7 @@ class BenchDataModule(LightningDataModule):
         self.workers, self.cache = workers, cache
         self._caches: dict[tuple[str, int, Split], PixelCache] = {}
         self._digests: dict[str, str] = {}  # that an index knows, by val_fraction
+        self._resident: DeviceImages | None = None
         self._free: int | None = None  # bytes for caches, once there is one
 
     def read(self) -> Listing:
@@ -252,7 +255,36 @@ class BenchDataModule(LightningDataModule):
         if self.trainer is not None:
             # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
             batches.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.train_view, "train", batches)
+        places = self._places() if self.cache == "device" else None
+        return self._loader(self.dataset(self.train_view, cached="train", places=places), batches)
+
+    def _places(self) -> Int[ndarray, " n"]:
+        from fgbench.data.device import places_of
+
+        rows = self.listing.rows("train")
+        shapes = self.train_view.resized_all(self.listing.stored_sizes()[rows])
+        return places_of(rows, shapes, len(self.listing.names), str(self.name))
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """As Lightning does; pixels that are on the device already are cut out there."""
+        batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if batch.image.ndim != 2:
+            return batch
+        if self._resident is None:
+            self._resident = self._load_on(device)
+        return batch._replace(image=self._resident(batch.image))
+
+    def _load_on(self, device: torch.device) -> "DeviceImages":
+        """The training split, resized, on the device."""
+        from fgbench.data.device import DeviceImages, load
+
+        rows, view = self.listing.rows("train"), self.train_view
+        plain = self.dataset(View(resize=view.resize, size=view.size))
+        every = EvalBatches(rows, self.eval_batch_size, place=(0, 1))  # each process its own copy
+        height, width = self.listing.stored_sizes()[rows[0]].tolist()
+        images = (batch.image for batch in self._loader(plain, every))
+        pixels = load(images, len(rows), view.resized(height, width), device, str(self.name))
+        return DeviceImages(pixels, view.shape(height, width))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation split or cut (or the test split, for legacy protocols); an empty list if there is none."""
@@ -272,17 +304,20 @@ class BenchDataModule(LightningDataModule):
         """The test split through the locating view; None where that is the test view."""
         return None if self.locate_view is None else self.eval_loader("test", self.locate_view)
 
-    def dataset(self, view: View, cached: Split | None = None) -> "ImageDataset":
+    def dataset(
+        self, view: View, cached: Split | None = None, places: Int[ndarray, " n"] | None = None
+    ) -> "ImageDataset":
         """All images, of all splits, through a view; index it with rows of ``listing``.
 
         Args:
             view: what is to be seen of them.
             cached: the split whose images are kept in memory, where the datamodule's ``cache`` says so.
+            places: of images whose pixels are on the device; see ``ImageDataset``.
         """
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
         kept = self._kept(view, cached) if cached and self.cache == "ram" else None
-        return ImageDataset(self.listing, view, self.seed, kept, self.bottom, self.known_damaged)
+        return ImageDataset(self.listing, view, self.seed, kept, self.bottom, self.known_damaged, places)
 
     def _kept(self, view: View, split: Split) -> PixelCache:
         """Memory for a split's images, the same for all views that resize alike.
@@ -313,13 +348,13 @@ class BenchDataModule(LightningDataModule):
         """Every image of a split once, shared exactly among the processes, in batches of one shape."""
         rows = self.listing.rows(split)
         shapes = None if view.fixes_shape else view.shapes(self.listing.stored_sizes()[rows])
-        return self._loader(view, split, EvalBatches(rows, self.eval_batch_size, shapes))
+        return self._loader(self.dataset(view, cached=split), EvalBatches(rows, self.eval_batch_size, shapes))
 
-    def _loader(self, view: View, split: Split, batches: Sampler[list[Key]]) -> DataLoader[Batch]:
+    def _loader(self, dataset: "ImageDataset", batches: Sampler[list[Key]]) -> DataLoader[Batch]:
         from fgbench.data.dataset import collate
 
         return DataLoader(
-            self.dataset(view, cached=split),
+            dataset,
             batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=collate,

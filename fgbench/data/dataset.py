@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from fgbench.data.augment import Augment, boxes_to_input, inside, is_mirrored, mirror_order, points_to_input
 from fgbench.data.cache import PixelCache
+from fgbench.data.device import pack_choices
 from fgbench.data.images import read_image
 from fgbench.data.listing import Listing
 from fgbench.data.samplers import Key
@@ -28,6 +30,8 @@ class ImageDataset(Dataset[Batch]):
         cache: keeps resized images in memory; None reads and resizes each time.
         bottom: rows of pixels at the bottom of each file that are no part of the image.
         known_damaged: names of official images that end too early; they are used as far as they go.
+        places: for each image its place on the device, where the pixels are there already (see ``data/device.py``): an
+            item's ``image`` is then what chance decided for it.
     """
 
     def __init__(
@@ -38,11 +42,12 @@ class ImageDataset(Dataset[Batch]):
         cache: PixelCache | None = None,
         bottom: int = 0,
         known_damaged: frozenset[str] = frozenset(),
+        places: Int[ndarray, " n"] | None = None,
     ) -> None:
         if listing.sizes is None:
             raise ValueError("the listing has no sizes: take the datamodule's listing, not its reader's")
         self.listing, self.view, self.seed, self.cache, self.bottom = listing, view, seed, cache, bottom
-        self._torn = known_damaged
+        self._torn, self._places = known_damaged, places
         self._sizes, self._stored = listing.sizes, listing.stored_sizes()
         self._folder, self._augment = os.fspath(listing.folder), Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
@@ -79,12 +84,11 @@ class ImageDataset(Dataset[Batch]):
     def __getitem__(self, key: Key | int) -> Batch:
         row, draw = (key, 0) if isinstance(key, int) else key
         listing, image_id = self.listing, int(self.listing.image_id[row])
-        image = self.pixels(row)
-        height, width = self._sizes[row].tolist()
         try:
-            image, frame = self._augment.change(image, (height, width), (self.seed, draw, image_id))
+            image, frame, shape = self._seen(row, (self.seed, draw, image_id))
         except ValueError as error:
-            raise ValueError(f"{listing.path(row)}: {error}") from None
+            message = str(error)
+            raise ValueError(message if message.startswith(self._folder) else f"{listing.path(row)}: {error}") from None
         boxes, box_valid = np.zeros((listing.most_boxes, 4), np.float32), np.zeros(listing.most_boxes, np.bool_)
         if listing.most_boxes:
             found = boxes_to_input(frame, listing.boxes_of(row))
@@ -92,13 +96,13 @@ class ImageDataset(Dataset[Batch]):
         landmarks, visible = listing.landmarks[row], listing.visible[row]
         if len(visible):
             landmarks = points_to_input(frame, landmarks)
-            visible = visible & inside(landmarks, *image.shape[:2])
+            visible = visible & inside(landmarks, *shape)
             landmarks = landmarks * visible[:, None]
             if is_mirrored(frame):
                 landmarks, visible = landmarks[self._mirror], visible[self._mirror]
         target = listing.target[row]
         return Batch(
-            image=torch.from_numpy(image.copy() if self.cache else np.ascontiguousarray(image)).permute(2, 0, 1),
+            image=image,
             target=torch.from_numpy(target.astype(np.float32) if target.ndim else np.asarray(target)),
             image_id=torch.from_numpy(np.asarray(image_id)),
             boxes=torch.from_numpy(boxes),
@@ -108,8 +112,23 @@ class ImageDataset(Dataset[Batch]):
             frame=torch.from_numpy(frame),
         )
 
+    def _seen(self, row: int, key: tuple[int, ...]) -> tuple[Tensor, Float[ndarray, " 6"], tuple[int, int]]:
+        """The image (or what chance decided for it), the frame, and the input's height and width."""
+        height, width = self._sizes[row].tolist()
+        if self._places is not None:
+            resized = self.view.resized(*self._stored[row].tolist())
+            chosen = self._augment.choose(resized, key)
+            packed = pack_choices(int(self._places[row]), chosen)
+            return packed, chosen.frame(resized, (height, width)), self.view.shape(*self._stored[row].tolist())
+        image, frame = self._augment.change(self.pixels(row), (height, width), key)
+        kept = torch.from_numpy(image.copy() if self.cache else np.ascontiguousarray(image))
+        return kept.permute(2, 0, 1), frame, image.shape[:2]
+
 
 def collate(items: Sequence[Batch]) -> Batch:
     """Items of one shape to a batch; images in channels-last memory, as decoders give them and networks want them."""
+    if items[0].image.ndim == 1:  # choices, of pixels that are on the device
+        chosen: Batch = default_collate(list(items))
+        return chosen
     batch: Batch = default_collate([item._replace(image=item.image.permute(1, 2, 0)) for item in items])
     return batch._replace(image=batch.image.permute(0, 3, 1, 2))
