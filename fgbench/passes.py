@@ -1,8 +1,8 @@
 """A pass over the training split between epochs, for methods that ask for one (``Method.wants_pass``).
 
-The images come in the test view, so nothing about them is random, and each comes once, whatever the number of processes.
-The pass ends before validation and before the epoch's checkpoint: what is validated and saved is what it left. A run
-killed in a pass does the epoch again, and the pass again with the same weights.
+The images come in the test view, so nothing about them is random, and each comes once, whatever the number of
+processes. The pass ends before validation and before the epoch's checkpoint: what is validated and saved is what it
+left. A run killed in a pass does the epoch again, and the pass again with the same weights.
 
 May import: methods (for their signature), types. Must not import: data, bench, run. Reads and writes: nothing.
 """
