@@ -29,6 +29,7 @@ from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
 from fgbench.layers.batchnorm import convert_sync_batchnorm
 from fgbench.methods import MCLoss, Method
+from fgbench.passes import TrainingPass
 from fgbench.predictions import PredictionsWriter, join_predictions, merge_predictions
 from fgbench.report import channel_figures, progress
 from fgbench.report import wandb as wandb_report
@@ -97,7 +98,7 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
     )
     history, speed = History(), Speed()
     # Lightning runs the checkpoint callbacks after all others: what these count in an epoch is in its checkpoint.
-    callbacks: list[Callback] = [RepeatableEpochs(tree["seed"]), history, speed]
+    callbacks: list[Callback] = [RepeatableEpochs(tree["seed"]), history, speed, TrainingPass(data.pass_dataloader)]
     if tree["selection"] != "last":
         # Two of equal accuracy: the earlier one stays. Before ``last``, which must hold what this one knows.
         best = ModelCheckpoint(checkpoints, "best", monitor="val/accuracy", mode="max", enable_version_counter=False)

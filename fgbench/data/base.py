@@ -286,6 +286,10 @@ class BenchDataModule(LightningDataModule):
         pixels = load(images, len(rows), view.resized(height, width), device, str(self.name))
         return DeviceImages(pixels, view.shape(height, width))
 
+    def pass_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the train split once, through the test view: what a method is shown between epochs."""
+        return self.eval_loader("train", self.test_view)
+
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         """The validation split or cut (or the test split, for legacy protocols); an empty list if there is none."""
         if self.validate_on_test:

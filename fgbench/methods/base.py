@@ -140,6 +140,26 @@ class Method(LightningModule):
         """What a figure of ``figures`` shows of one normalised image; ``report.method_figures`` draws it."""
         raise NotImplementedError
 
+    # ---- a pass over the training split, see ``fgbench.passes``
+
+    def wants_pass(self, epoch: int) -> bool:
+        """Whether to be shown all training images after an epoch, counted from 0: ``observe``, then ``conclude``."""
+        return False
+
+    def observe(self, batch: Batch) -> None:
+        """One batch of a pass: normalised, in the test view, without gradients, in evaluation mode.
+
+        Processes see different numbers of batches, so they must not wait for each other here.
+        """
+        raise NotImplementedError
+
+    def conclude(self) -> None:
+        """The end of a pass, in all processes: reduce over them (``layers.distributed``), to the same in each.
+
+        What must survive goes into parameters or buffers, and so into the checkpoint.
+        """
+        raise NotImplementedError
+
     # ---- images
 
     def normalise(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

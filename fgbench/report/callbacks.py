@@ -92,6 +92,8 @@ class Speed(Callback):
         elif self._steps > self.skip:
             self._wait()
             self._clock, self._images = time.monotonic(), 0
+        if trainer.is_last_batch:  # a pass over the training split may follow
+            self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
