@@ -44,7 +44,7 @@ from torch import Tensor
 from fgbench.backbones import Backbone
 from fgbench.layers.embedding import Embedding
 from fgbench.layers.widen import conv_norm_relu, keep_resolution, widen_input, widen_stage
-from fgbench.losses import CrossEntropy, MakeHead
+from fgbench.losses import CrossEntropy, MakeHead, MutualChannel
 from fgbench.losses.mutual_channel import MutualChannelLoss, Norm, class_evidence, group_blocks
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
@@ -152,6 +152,11 @@ class MCLoss(Method):
         self.embedding = Embedding(channels, cells, features)
         self.classifier = loss(features, num_outputs)
         self.classifier.check_maps(channels)
+        if isinstance(self.classifier, MutualChannel) and (discriminality or diversity):
+            raise ValueError(
+                f"{type(self).__name__} has the mutual-channel loss on its channels already, and LOSS=mc_loss would "
+                "count it twice: leave LOSS out, or take METHOD=baseline"
+            )
 
     def widen_before(self, channels: int) -> None:
         """Make the map one stage before the last that wide."""

@@ -6,7 +6,7 @@ from torch import nn
 
 from fgbench.cells import Cell
 from fgbench.config import resolve
-from fgbench.losses import ArcFace, CrossEntropy
+from fgbench.losses import ArcFace, CrossEntropy, MutualChannel
 from fgbench.losses.mutual_channel import peaks_of_classes
 from fgbench.methods import TDSA, MCLoss, Optim
 from fgbench.methods.mc_loss import channel_table, take_channels
@@ -243,6 +243,12 @@ def test_a_layer_for_the_loss_only_needs_a_loss():
 def test_attributes_are_refused_with_the_reason(kind):
     with pytest.raises(ValueError, match="exclusive classes"):
         kind(3, "attributes", Optim(), backbone="resnet_nano", weights=None)
+
+
+def test_the_loss_of_the_channels_is_not_counted_twice():
+    with pytest.raises(ValueError, match="count it twice: leave LOSS out"):
+        make(loss=MutualChannel)
+    make(loss=MutualChannel, discriminality=0.0, diversity=0.0, mid_weight=0.0)
 
 
 def test_another_last_layer_can_be_had_with_them():
