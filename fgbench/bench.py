@@ -1,6 +1,7 @@
 """One cell from configuration to leaderboard row, and the grid of cells.
 
-The parent never trains: ``fit`` and ``test`` are processes of their own, so a crash in one loses nothing of the other.
+The parent never trains: ``prepare``, ``fit`` and ``test`` are processes of their own, so a crash in one loses nothing
+of the others.
 A run folder holds all that a killed run needs to go on where it stopped; a cell whose result is in the leaderboard is
 skipped.
 
@@ -23,11 +24,11 @@ import yaml
 
 from fgbench import leaderboard
 from fgbench.cells import ROOT, Cell
-from fgbench.config import Resolved, is_customised, resolve
+from fgbench.config import Resolved, has_preparation, is_customised, resolve
 from fgbench.report import terminal
 from fgbench.result import ResultError, from_json, read_result, write_atomically, write_result
 
-PHASES = ("fit", "test")
+PHASES = ("prepare", "fit", "test")  # the first only for methods that have one
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def run_cell(plan: Resolved) -> Outcome:
             return Outcome(plan.cell, "busy", f"another process runs it in {folder}")
         write_config(plan)
         (folder / "failure.txt").unlink(missing_ok=True)
-        for phase in PHASES:
+        for phase in PHASES if has_preparation(plan.tree) else PHASES[1:]:
             status = run_phase(phase, folder, mine)
             if status != 0:
                 return Outcome(plan.cell, "failed", report_failure(plan, phase, status))
@@ -146,7 +147,7 @@ def run_phase(phase: str, folder: Path, held: int) -> int:
     """Run one phase as a process; an interrupt is passed on and waited for, so that it can save.
 
     Args:
-        phase: ``fit`` or ``test``.
+        phase: one of ``PHASES``.
         folder: the run's.
         held: descriptor of the run's lock; the phase inherits it, and so keeps the run locked if only the parent dies.
     """

@@ -53,7 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--dry-run", action="store_true", help="print the resolved configurations and stop")
 
-    for phase, text in (("fit", "train the run in a folder"), ("test", "evaluate the run in a folder")):
+    phases = {
+        "prepare": "compute what the run in a folder wants of a frozen network",
+        "fit": "train the run in a folder",
+        "test": "evaluate the run in a folder",
+    }
+    for phase, text in phases.items():
         verb = verbs.add_parser(phase, help=f"{text} that bench made (bench calls this)")
         verb.add_argument("folder", type=Path, help="runs/<dataset>/<name>")
 
@@ -144,7 +149,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 
 def run_phase(options: argparse.Namespace) -> int:
-    """``fit`` or ``test`` in this process (and, under DDP, in its peers)."""
+    """``prepare``, ``fit`` or ``test`` in this process (and, under DDP, in its peers)."""
     from fgbench.run import run_phase
 
     return run_phase(options.verb, options.folder)
@@ -273,6 +278,7 @@ VERBS = {
     "fit": run_phase,
     "ensemble": run_ensemble,
     "leaderboard": run_leaderboard,
+    "prepare": run_phase,
     "test": run_phase,
     "weights": run_weights,
 }

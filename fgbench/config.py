@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,6 +71,7 @@ class Machine:
         workers: data loading processes per training process; None chooses by the machine.
         logger: ``wandb`` (offline unless logged in) or ``none``.
         progress: progress bars; None shows them on a terminal and prints a line per epoch elsewhere.
+        store_gb: most that all stores of prepared images (``data_root/stores``) may take on disk, 10^9 bytes.
     """
 
     data_root: str = "data"
@@ -81,6 +83,7 @@ class Machine:
     workers: int | None = None
     logger: Literal["wandb", "none"] = "wandb"
     progress: bool | None = None
+    store_gb: float = 100.0
 
 
 Selection = Literal["last", "validation", "legacy_best_on_test"]
@@ -283,6 +286,13 @@ def make_data(tree: Mapping[str, Any]) -> BenchDataModule:
     content = {"data": {**tree["data"], "init_args": {**tree["data"]["init_args"], **filled}}}
     data: BenchDataModule = parser.instantiate(parser.parse_object(content)).data
     return data
+
+
+def has_preparation(tree: Mapping[str, Any]) -> bool:
+    """Whether the method of a resolved configuration is of a kind that prepares images before it is trained."""
+    module, _, name = tree["method"]["class_path"].rpartition(".")
+    kind: type[Method] = getattr(import_module(module), name)
+    return kind.preparation is not Method.preparation
 
 
 def instantiate(tree: Mapping[str, Any]) -> tuple[BenchDataModule, Method]:

@@ -1,4 +1,7 @@
-"""The phases of one run, inside their processes: ``fit`` trains to the last epoch, ``test`` reads the test split once.
+"""The phases of one run, inside their processes.
+
+``prepare`` computes what a method wants of a frozen network, ``fit`` trains to the last epoch, ``test`` reads the test
+split once.
 
 May import: every room below it. Must not import: bench, cli.
 Reads: the run folder's config.yaml and checkpoints. Writes: the run folder only; ``bench`` publishes the result.
@@ -24,6 +27,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from fgbench import config, provenance
+from fgbench import prepare as preparing
 from fgbench.backbones import save_weights
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
@@ -47,10 +51,10 @@ CHANNEL_EXAMPLES = 4  # images on a run's sheet of channels, which has several r
 
 
 def run_phase(phase: str, folder: Path) -> int:
-    """Run ``fit`` or ``test`` in this process; a failure leaves ``failure.txt`` and exit status 1."""
+    """Run a phase in this process; a failure leaves ``failure.txt`` and exit status 1."""
     hush()
     try:
-        {"fit": fit, "test": test}[phase](folder, read_run(folder))
+        {"prepare": prepare, "fit": fit, "test": test}[phase](folder, read_run(folder))
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         print(f"fgbench {phase}: {message}", file=sys.stderr)
@@ -85,6 +89,18 @@ def read_run(folder: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
 
 
+def prepare(folder: Path, run: dict[str, Any]) -> None:
+    """Fill the store that the method reads in ``fit`` and ``test``; in float32, whatever the precision of training."""
+    if (folder / "result.json").exists():
+        return
+    tree = run["tree"]
+    seed_everything(tree["seed"], verbose=False)
+    data, method = config.instantiate(tree)
+    exact = {**tree, "trainer": {**tree["trainer"], "precision": "32-true"}}
+    trainer = make_trainer(exact, folder, [], None)
+    preparing.prepare(data, method, trainer, Machine(**tree["machine"]).store_gb)
+
+
 def fit(folder: Path, run: dict[str, Any]) -> None:
     """Train from scratch or from the last finished epoch; writes checkpoints and, at the end, ``fit.json``."""
     if (folder / "fit.json").exists():
@@ -92,6 +108,7 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
     tree = run["tree"]
     seed_everything(tree["seed"], verbose=False)
     data, method = config.instantiate(tree)
+    preparing.attach(data, method)
     checkpoints = folder / "checkpoints"
     last = ModelCheckpoint(
         checkpoints, "last", monitor=None, save_on_train_epoch_end=True, enable_version_counter=False
@@ -136,6 +153,7 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     data, method = config.instantiate(tree)
     selected = "last.ckpt" if tree["selection"] == "last" else "best.ckpt"
     load_weights(method, folder / "checkpoints" / selected)
+    preparing.attach(data, method)
     data.prepare_data()
     data.setup("test")
     logger = make_logger(folder, run)
@@ -196,9 +214,9 @@ def write_method_figures(folder: Path, title: str, method: Method, shown: Sequen
 
 def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
     """One image through the method, on the method's device."""
-    image = item.image[None].to(method.device)
+    batch = Batch(*(value[None].to(method.device) for value in item))
     with torch.no_grad():
-        output = method(method.normalise(image))
+        output = method.respond(method.on_after_batch_transfer(batch, 0))
     maps = {
         name: value[0].float().cpu().numpy()
         for name, value in (("saliency", output.saliency), ("parts", output.parts), ("finer", output.finer))

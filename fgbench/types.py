@@ -11,10 +11,13 @@ image of width ``w`` therefore spans ``[0, w]``; resizing multiplies coordinates
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Target = Literal["class", "attributes"]
 """What a dataset asks for: one of ``k`` exclusive classes, or ``a`` independent yes/no attributes."""
+
+NOTHING = torch.empty(0)
 
 
 class Batch(NamedTuple):
@@ -31,6 +34,8 @@ class Batch(NamedTuple):
         visible: ``b l`` bool. A landmark outside of the input (cropped away) is not visible.
         frame: ``b 6`` float64 ``(a, b, c, d, e, f)``, the affine map from input pixels to pixels of the original file:
             ``x_original = a x + b y + c`` and ``y_original = d x + e y + f``.
+        prepared: ``b ...``, what a frozen network said of each image before training (``methods.Preparation``);
+            ``b 0`` where there is none.
     """
 
     image: Tensor
@@ -41,6 +46,7 @@ class Batch(NamedTuple):
     landmarks: Tensor
     visible: Tensor
     frame: Tensor
+    prepared: Tensor = NOTHING
 
 
 class Output(NamedTuple):

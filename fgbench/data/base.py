@@ -27,6 +27,7 @@ from fgbench.types import Batch, Target
 if TYPE_CHECKING:
     from fgbench.data.dataset import ImageDataset
     from fgbench.data.device import DeviceImages
+    from fgbench.stores import StoreReader
 
 
 class BenchDataModule(LightningDataModule):
@@ -107,6 +108,8 @@ class BenchDataModule(LightningDataModule):
         self._digests: dict[str, str] = {}  # that an index knows, by val_fraction
         self._resident: DeviceImages | None = None
         self._free: int | None = None  # bytes for caches, once there is one
+        self._prepared: StoreReader | None = None
+        self._replaces = False
 
     def read(self) -> Listing:
         """Lists and annotations of all splits, checked."""
@@ -249,12 +252,29 @@ class BenchDataModule(LightningDataModule):
         listing = self.listing
         return self._digests.get(str(self.val_fraction)) or listing.digest()
 
+    def attach(self, prepared: "StoreReader", replaces_image: bool) -> None:
+        """Let the loaders hand on prepared rows, which are of the test view.
+
+        Args:
+            prepared: a row for each of the listing's.
+            replaces_image: images that have a row are not read; training then sees the test view, as the rows do.
+        """
+        self._prepared, self._replaces = prepared, replaces_image
+
+    def rows_of(self, image_id: Int[ndarray, " n"]) -> Int[ndarray, " n"]:
+        """Rows of the listing, by the numbers of their images."""
+        order = np.argsort(self.listing.image_id)
+        rows: Int[ndarray, " n"] = order[np.searchsorted(self.listing.image_id, image_id, sorter=order)]
+        return rows
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """The train split, shuffled by seed and epoch, through the training view."""
         batches = TrainBatches(self.listing.rows("train"), self.batch_size, self.seed)
         if self.trainer is not None:
             # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
             batches.set_epoch(self.trainer.current_epoch)
+        if self._replaces:
+            return self._loader(self.dataset(self.test_view), batches)
         places = self._places() if self.cache == "device" else None
         return self._loader(self.dataset(self.train_view, cached="train", places=places), batches)
 
@@ -354,9 +374,15 @@ class BenchDataModule(LightningDataModule):
         shapes = None if view.fixes_shape else view.shapes(self.listing.stored_sizes()[rows])
         return self._loader(self.dataset(view, cached=split), EvalBatches(rows, self.eval_batch_size, shapes))
 
+    def loader_of(self, rows: Int[ndarray, " n"], view: View) -> DataLoader[Batch]:
+        """Some images once, shared exactly among the processes; for a view that gives all of them one shape."""
+        return self._loader(self.dataset(view), EvalBatches(rows, self.eval_batch_size))
+
     def _loader(self, dataset: "ImageDataset", batches: Sampler[list[Key]]) -> DataLoader[Batch]:
         from fgbench.data.dataset import collate
 
+        if self._prepared is not None and (dataset.view == self.test_view or not self._replaces):
+            dataset = dataset.with_rows(self._prepared, self._replaces)
         return DataLoader(
             dataset,
             batch_sampler=batches,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from fgbench.data.images import read_image
 from fgbench.data.listing import Listing
 from fgbench.data.samplers import Key
 from fgbench.data.view import View
-from fgbench.types import Batch
+from fgbench.stores import StoreReader
+from fgbench.types import NOTHING, Batch
 
 
 class ImageDataset(Dataset[Batch]):
@@ -51,9 +53,17 @@ class ImageDataset(Dataset[Batch]):
         self._sizes, self._stored = listing.sizes, listing.stored_sizes()
         self._folder, self._augment = os.fspath(listing.folder), Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
+        self._rows: StoreReader | None = None
+        self._replaces = False
 
     def __len__(self) -> int:
         return len(self.listing.names)
+
+    def with_rows(self, rows: StoreReader, replaces_image: bool) -> "ImageDataset":
+        """The same images, each with what a frozen network said of it; where that replaces it, no file is read."""
+        found = copy(self)
+        found._rows, found._replaces = rows, replaces_image
+        return found
 
     def pixels(self, row: int) -> UInt8[ndarray, "h w 3"]:
         """The image as far as nothing is random in it: decoded and resized. Not to be written to.
@@ -101,6 +111,7 @@ class ImageDataset(Dataset[Batch]):
             if is_mirrored(frame):
                 landmarks, visible = landmarks[self._mirror], visible[self._mirror]
         target = listing.target[row]
+        prepared = NOTHING if self._rows is None else torch.from_numpy(np.array(self._rows.read(row)))
         return Batch(
             image=image,
             target=torch.from_numpy(target.astype(np.float32) if target.ndim else np.asarray(target)),
@@ -110,16 +121,19 @@ class ImageDataset(Dataset[Batch]):
             landmarks=torch.from_numpy(landmarks.astype(np.float32)),
             visible=torch.from_numpy(visible),
             frame=torch.from_numpy(frame),
+            prepared=prepared,
         )
 
     def _seen(self, row: int, key: tuple[int, ...]) -> tuple[Tensor, Float[ndarray, " 6"], tuple[int, int]]:
         """The image (or what chance decided for it), the frame, and the input's height and width."""
         height, width = self._sizes[row].tolist()
-        if self._places is not None:
-            resized = self.view.resized(*self._stored[row].tolist())
+        if self._places is not None or self._replaces:
+            resized, shape = (find(*self._stored[row].tolist()) for find in (self.view.resized, self.view.shape))
             chosen = self._augment.choose(resized, key)
-            packed = pack_choices(int(self._places[row]), chosen)
-            return packed, chosen.frame(resized, (height, width)), self.view.shape(*self._stored[row].tolist())
+            frame = chosen.frame(resized, (height, width))
+            if self._places is None:  # a shape without pixels
+                return torch.zeros(1, dtype=torch.uint8).expand(3, *shape), frame, shape
+            return pack_choices(int(self._places[row]), chosen), frame, shape
         image, frame = self._augment.change(self.pixels(row), (height, width), key)
         kept = torch.from_numpy(image.copy() if self.cache else np.ascontiguousarray(image))
         return kept.permute(2, 0, 1), frame, image.shape[:2]
@@ -127,6 +141,10 @@ class ImageDataset(Dataset[Batch]):
 
 def collate(items: Sequence[Batch]) -> Batch:
     """Items of one shape to a batch; images in channels-last memory, as decoders give them and networks want them."""
+    first = items[0].image
+    if not any(first.stride()):  # replaced by prepared rows: a shape without pixels stays one
+        blank: Batch = default_collate([item._replace(image=NOTHING) for item in items])
+        return blank._replace(image=first.expand(len(items), *first.shape))
     if items[0].image.ndim == 1:  # choices, of pixels that are on the device
         chosen: Batch = default_collate(list(items))
         return chosen

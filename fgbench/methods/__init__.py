@@ -7,6 +7,7 @@ Reads: weights files (through backbones). Writes: nothing.
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
 from fgbench.methods.mc_loss import MCLoss
+from fgbench.methods.preparation import Preparation
 from fgbench.methods.region_grouping import RegionGrouping
 from fgbench.methods.ssn import SSN
 from fgbench.methods.tasn import TASN
@@ -21,4 +22,4 @@ METHODS: dict[str, type[Method]] = {
     "tdsa": TDSA,
 }
 
-__all__ = ["METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "RegionGrouping"]
+__all__ = ["METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "Preparation", "RegionGrouping"]

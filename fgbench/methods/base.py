@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fgbench.backbones import Backbone
 from fgbench.layers.distributed import gather
 from fgbench.losses.classification import classification_loss
+from fgbench.methods.preparation import Preparation
 from fgbench.types import Batch, Output, Target
 
 CHECK_EVERY = 50  # steps between two looks at whether the loss is finite; each look waits for the device
@@ -162,6 +164,10 @@ class Method(LightningModule):
 
     # ---- images
 
+    def preparation(self) -> Preparation | None:
+        """What the method wants of a frozen network for every image, once, before training; None for nothing."""
+        return None
+
     def normalise(self, image: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """RGB bytes as the backbone's weights want them, on the images' device.
 
@@ -173,10 +179,23 @@ class Method(LightningModule):
         return self.backbone.normalise(image)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise on the device: a quarter of the bytes travel."""
+        """Normalise on the device: a quarter of the bytes travel. An image that its row replaces has no pixels."""
+        if batch.prepared.shape[1:].numel() and self.replaces_image:
+            return batch
         return batch._replace(image=self.normalise(batch.image))
 
+    @cached_property
+    def replaces_image(self) -> bool:
+        """Whether an image whose prepared row is there is not needed."""
+        preparation = self.preparation()
+        return preparation is not None and preparation.replaces_image
+
     # ---- steps
+
+    def respond(self, batch: Batch) -> Output:
+        """What the method says of a batch; a method that uses more of it than its images overrides this."""
+        output: Output = self(batch.image)
+        return output
 
     def classification_loss(self, logits: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, ""]:
         """Cross-entropy of classes, or the mean binary cross-entropy of attributes."""
@@ -192,11 +211,11 @@ class Method(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
         """The output; the scoring callback measures it."""
-        return {"output": self(batch.image)}
+        return {"output": self.respond(batch)}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
         """The output; the scoring callback measures it."""
-        return {"output": self(batch.image)}
+        return {"output": self.respond(batch)}
 
     # ---- divergence
 

@@ -1,0 +1,40 @@
+"""What a method asks of a frozen network, once for every image, before training: its class, and how it is read back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """A frozen network's word on every image of a dataset, computed once in the test view, in float32.
+
+    The phase ``prepare`` computes and stores it; loaders hand it on as ``Batch.prepared``. Runs whose key, data and
+    view agree share one store.
+
+    Attributes:
+        name: what it is, one word: ``maps``, ``patches``; the store's folder begins with it.
+        module: from normalised images ``b 3 h w`` to a tensor ``b ...``; its other axes are the same for all images.
+        key: all that can change a value and is known here: tag of the weights, layer, normalisation, options. Data,
+            view and ``dtype`` are added.
+        dtype: of the stored rows; float16 has 11 bits, and its largest number is 65,504.
+        replaces_image: the method needs no pixel of an image whose row it has. Then loaders decode none, and training
+            sees every image in the test view, as its row does: there is no augmentation.
+        by_id: the module also takes the numbers of the images (``image_id``), as its second argument.
+    """
+
+    name: str
+    module: nn.Module
+    key: Mapping[str, Any]
+    dtype: Literal["float16", "float32", "uint8", "int32"] = "float16"
+    replaces_image: bool = False
+    by_id: bool = False
+
+    def compute(self, image: Shaped[Tensor, "b 3 h w"], image_id: Int[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
+        """The rows of a batch."""
+        found: Tensor = self.module(image, image_id) if self.by_id else self.module(image)
+        return found.to(getattr(torch, self.dtype))
