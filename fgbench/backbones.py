@@ -21,7 +21,7 @@ told to, and torchvision's download cache.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -353,11 +353,16 @@ def save_weights(backbone: Backbone, path: Path, source: str) -> None:
         )
     net = spec.build()
     nn.ModuleList(spec.cut(net)).load_state_dict(backbone.stages.state_dict())
-    state = {name: value.contiguous() for name, value in net.state_dict().items() if not name.startswith(spec.heads)}
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith(spec.heads)}
     colours = {key: ",".join(f"{value:g}" for value in getattr(backbone, key)) for key in ("mean", "std")}
+    write_tensors(path, state, {"arch": backbone.arch, "source": source, **colours})
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(save(state, {"arch": backbone.arch, "source": source, **colours}))
+        part.write_bytes(save({name: value.contiguous() for name, value in state.items()}, dict(metadata)))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

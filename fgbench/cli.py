@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
     weights = verbs.add_parser("weights", help="save a trained backbone, for --method.init_args.weights of other runs")
     weights.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
     weights.add_argument("file", type=Path, help="the .safetensors file to write")
+    weights.add_argument(
+        "--whole", action="store_true", help="the whole method: a ProtoPNet that others take patches from"
+    )
 
     add_data(verbs.add_parser("data", help="unpack and index a dataset, check it, look at it as a method sees it"))
 
@@ -156,12 +159,12 @@ def run_phase(options: argparse.Namespace) -> int:
 
 
 def run_weights(options: argparse.Namespace) -> int:
-    """Save a backbone."""
+    """Save a backbone, or a whole method."""
     from fgbench.pretrained import WeightsError
     from fgbench.run import export_weights
 
     try:
-        export_weights(options.folder, options.file)
+        export_weights(options.folder, options.file, options.whole)
     except (RuntimeError, WeightsError) as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 1

@@ -28,7 +28,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from fgbench import config, provenance
 from fgbench import prepare as preparing
-from fgbench.backbones import save_weights
+from fgbench.backbones import save_weights, write_tensors
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
 from fgbench.layers.batchnorm import convert_sync_batchnorm
@@ -353,8 +353,13 @@ def load_weights(method: Method, path: Path) -> None:
         ) from None
 
 
-def export_weights(folder: Path, file: Path) -> None:
+def export_weights(folder: Path, file: Path, whole: bool = False) -> None:
     """Write the backbone of a finished training as a weights file; its metadata name run and commit.
+
+    Args:
+        folder: the run's.
+        file: to be written.
+        whole: write the whole method instead, with its arguments: what other methods take as a trained network.
 
     Raises:
         RuntimeError: the training is not finished, its checkpoint is damaged, or the file's name is not that of one.
@@ -369,7 +374,16 @@ def export_weights(folder: Path, file: Path) -> None:
     selected = "last.ckpt" if run["tree"]["selection"] == "last" else "best.ckpt"
     load_weights(method, folder / "checkpoints" / selected)
     commit = json.loads(record.read_text())["commit"]
-    save_weights(method.backbone, file, f"fgbench {run['cell']['dataset']}/{run['name']} at commit {commit}")
+    source = f"fgbench {run['cell']['dataset']}/{run['name']} at commit {commit}"
+    if not whole:
+        save_weights(method.backbone, file, source)
+        return
+    colours = {"mean": method.backbone.mean, "std": method.backbone.std}
+    given = {**run["tree"]["method"]["init_args"], **colours, "weights": None}
+    arguments = json.dumps({**given, "num_outputs": method.num_outputs, "target": method.target})
+    write_tensors(
+        file, method.state_dict(), {"method": run["cell"]["method"], "arguments": arguments, "source": source}
+    )
 
 
 def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], logger: Logger | None) -> Trainer:

@@ -4,6 +4,7 @@
 number of processes: of equal distances the smaller ``image_id`` counts, then the earlier cell.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fgbench.layers.distributed import gather
 
 EPSILON = 1e-4  # of the logarithmic similarity; the authors' code
+NO_IMAGE = 2**53 - 1  # float64 holds it
 
 
 def squared_distances(cells: Float[Tensor, "b d u v"], prototypes: Float[Tensor, "p d"]) -> Float[Tensor, "b p u v"]:
@@ -33,77 +35,89 @@ def within(cells: Float[Tensor, "b d n"], own: Float[Tensor, "b m d"]) -> Float[
     return ((cells * cells).sum(1)[:, None] - 2 * cross + (own * own).sum(2)[..., None]).relu()
 
 
-@dataclass
-class Nearest:
-    """For each prototype the nearest cell among the images of its class, over all batches so far.
+def nearest_cells(
+    cells: Float[Tensor, "b d u v"], target: Int[Tensor, " b"], prototypes: Float[Tensor, "p d"], per_class: int
+) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"], Int[Tensor, "b m"]]:
+    """For each image the prototypes of its class, and for each of them the image's nearest cell.
 
     Prototypes ``c m`` to ``c m + m - 1`` belong to class ``c``.
 
+    Returns:
+        Numbers of the prototypes, squared distances, cells (``row * v + column``; of equally near ones the first).
+    """
+    flat = cells.flatten(2)
+    own = target[:, None] * per_class + torch.arange(per_class, device=target.device)
+    distance = within(flat, prototypes[own])
+    least = distance.min(-1).values
+    places = torch.arange(flat.shape[2], device=flat.device)
+    cell = torch.where(distance == least[..., None], places, len(places)).amin(-1)  # argmin may name any of equals
+    return own, least, cell
+
+
+@dataclass
+class Nearest:
+    """For each prototype the nearest image so far, and what is to be kept of it.
+
     Attributes:
-        distance: ``p`` float32, squared; infinite where no image of the class was shown.
-        image_id: ``p`` int64.
-        cell: ``p`` int64, ``row * v + column``.
-        latent: ``p d``, the cell's features.
+        distance: ``p``; infinite where no image was shown.
+        image_id: ``p`` int64; the largest integer where no image was shown.
+        values: by name, ``p ...``: what is kept of the nearest image; what it was at the start where there is none.
     """
 
     distance: Float[Tensor, " p"]
     image_id: Int[Tensor, " p"]
-    cell: Int[Tensor, " p"]
-    latent: Float[Tensor, "p d"]
+    values: dict[str, Tensor]
 
     @classmethod
-    def start(cls, prototypes: Float[Tensor, "p d"]) -> "Nearest":
-        """Before the first image; a prototype that never meets one stays what it is."""
-        none = torch.full((len(prototypes),), torch.iinfo(torch.int64).max, device=prototypes.device)
-        return cls(torch.full_like(prototypes[:, 0], torch.inf), none, none.clone(), prototypes.detach().clone())
+    def start(cls, values: dict[str, Tensor]) -> "Nearest":
+        """Before the first image."""
+        first = next(iter(values.values()))
+        distance = torch.full((len(first),), torch.inf, device=first.device)
+        return cls(distance, torch.full_like(distance, NO_IMAGE, dtype=torch.long), dict(values))
 
-    @torch.no_grad()
     def update(
         self,
-        cells: Float[Tensor, "b d u v"],
-        target: Int[Tensor, " b"],
+        index: Int[Tensor, "b m"],
+        distance: Float[Tensor, "b m"],
         image_id: Int[Tensor, " b"],
-        prototypes: Float[Tensor, "p d"],
-        per_class: int,
+        values: Mapping[str, Tensor],
     ) -> None:
-        """Take in a batch: each image is compared with the prototypes of its class only, all at once."""
-        flat = cells.flatten(2)
-        index = target[:, None] * per_class + torch.arange(per_class, device=target.device)  # b m
-        distance = within(flat, prototypes[index])
-        least = distance.min(-1).values
-        places = torch.arange(flat.shape[2], device=flat.device)
-        cell = torch.where(distance == least[..., None], places, len(places)).amin(-1)  # argmin may name any of equals
-        rows = index.flatten()
-        images = image_id[:, None].expand_as(index).flatten()
+        """Take in a batch.
+
+        Args:
+            index: the prototypes that each image is compared with.
+            distance: to them.
+            image_id: of the images.
+            values: by name, ``b m ...``.
+        """
+        rows, images = index.flatten(), image_id[:, None].expand_as(index).flatten()
         old, size = self.distance, len(self.distance)
-        self.distance = old.scatter_reduce(0, rows, least.flatten(), "amin")
-        near = least.flatten() == self.distance[rows]
-        huge = torch.iinfo(torch.int64).max
-        first = torch.full((size,), huge, device=rows.device)
-        first = first.scatter_reduce(0, rows, torch.where(near, images, huge), "amin")
-        # a prototype whose earlier images are as near keeps the smallest image_id
-        kept = torch.where(old == self.distance, self.image_id, huge)
+        self.distance = old.scatter_reduce(0, rows, distance.flatten(), "amin")
+        near = distance.flatten() == self.distance[rows]
+        first = torch.full_like(self.image_id, NO_IMAGE)
+        first = first.scatter_reduce(0, rows, torch.where(near, images, NO_IMAGE), "amin")
+        kept = torch.where(old == self.distance, self.image_id, NO_IMAGE)  # an earlier image may be as near
         wins = near & (images == first[rows]) & (images < kept[rows])
         self.image_id = torch.minimum(first, kept)
         # Winners alone are written, one a prototype: the others go to a row that is cut off.
         where = torch.where(wins, rows, size)
-        self.cell = _put(self.cell, where, cell.flatten())
-        source = torch.arange(len(cells), device=rows.device)[:, None].expand_as(index).flatten()
-        self.latent = _put(self.latent, where, flat.transpose(1, 2)[source, cell.flatten()])
+        for name, before in self.values.items():
+            longer = torch.cat([before, before[:1]])
+            self.values[name] = longer.index_put((where,), values[name].flatten(0, 1).to(before.dtype))[:-1]
 
     def join(self) -> "Nearest":
         """The nearest over all processes, the same in each."""
-        distance = gather(self.distance[None])
-        image_id = gather(self.image_id[None].double()).long()  # float64 holds them exactly
-        cell, latent = gather(self.cell[None].double()).long(), gather(self.latent[None])
+        distance, image_id = _all(self.distance), _all(self.image_id)
         near = distance == distance.amin(0)
-        first = torch.where(near, image_id, torch.iinfo(torch.int64).max).argmin(0)  # images are shared out: no ties
-        columns = torch.arange(len(first), device=first.device)
-        return Nearest(*(x[first, columns] for x in (distance, image_id, cell, latent)))
+        owner = torch.where(near, image_id, NO_IMAGE).argmin(0)  # each image was shown to one process: no ties
+        columns = torch.arange(len(owner), device=owner.device)
+        values = {name: _all(value)[owner, columns] for name, value in self.values.items()}
+        return Nearest(distance[owner, columns], image_id[owner, columns], values)
 
 
-def _put(into: Tensor, where: Int[Tensor, " n"], values: Tensor) -> Tensor:
-    return torch.cat([into, into[:1]]).index_put((where,), values.to(into.dtype))[:-1]
+def _all(x: Tensor) -> Tensor:
+    """``w p ...``: that of all processes; integers travel as float64, which holds those below 2^53 exactly."""
+    return gather(x[None] if x.is_floating_point() else x[None].double()).to(x.dtype)
 
 
 def group_prototypes(prototypes: Float[Tensor, "p d"], groups: int, rounds: int = 30) -> Int[Tensor, " p"]:

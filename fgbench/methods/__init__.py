@@ -8,6 +8,7 @@ from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
 from fgbench.methods.mc_loss import MCLoss
 from fgbench.methods.preparation import Preparation
+from fgbench.methods.protopnet import ProtoPNet
 from fgbench.methods.region_grouping import RegionGrouping
 from fgbench.methods.ssn import SSN
 from fgbench.methods.tasn import TASN
@@ -16,10 +17,14 @@ from fgbench.methods.tdsa import TDSA
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
     "mc_loss": MCLoss,
+    "protopnet": ProtoPNet,
     "region_grouping": RegionGrouping,
     "ssn": SSN,
     "tasn": TASN,
     "tdsa": TDSA,
 }
 
-__all__ = ["METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "Preparation", "RegionGrouping"]
+__all__ = [
+    "METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "Preparation", "ProtoPNet",
+    "RegionGrouping",
+]  # fmt: skip

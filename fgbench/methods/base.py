@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,7 +27,7 @@ class Optim:
     """Optimiser and schedule; the schedule is stepped per iteration.
 
     Attributes:
-        name: ``sgd`` (with momentum) or ``adamw``.
+        name: ``sgd`` (with momentum), ``adam`` (weight decay as a term of the loss) or ``adamw``.
         lr: learning rate of the pretrained layers.
         new_layer_factor: learning rate of the new layers (everything outside of the backbone) over ``lr``.
         momentum: of SGD.
@@ -38,7 +38,7 @@ class Optim:
         warmup: fraction of all iterations in which the rate rises linearly from zero.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float = 0.01
     new_layer_factor: float = 1.0
     momentum: float = 0.9
@@ -276,6 +276,10 @@ class Method(LightningModule):
                 groups["backbone" if id(parameter) in own else "new"].append(parameter)
         return [{"name": name, "params": params, "lr": rates[name]} for name, params in groups.items() if params]
 
+    def factor(self, group: str, step: int, total: int) -> float:
+        """Learning rate of a group in iteration ``step`` of ``total``, as a fraction of its full rate."""
+        return self.optim.factor(step, total)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, and its schedule stepped per iteration."""
         groups, decay = self.parameter_groups(), self.optim.weight_decay
@@ -283,7 +287,9 @@ class Method(LightningModule):
         if self.optim.name == "sgd":
             optimizer = torch.optim.SGD(groups, momentum=self.optim.momentum, weight_decay=decay)
         else:
-            optimizer = torch.optim.AdamW(groups, weight_decay=decay)
+            kind = torch.optim.Adam if self.optim.name == "adam" else torch.optim.AdamW
+            optimizer = kind(groups, weight_decay=decay)
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: self.optim.factor(step, total))
+        factors = [partial(self.factor, group["name"], total=total) for group in groups]
+        schedule = LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from fgbench.layers.prototypes import Nearest, group_prototypes, log_similarity, squared_distances, within
+from fgbench.layers.prototypes import (
+    Nearest,
+    group_prototypes,
+    log_similarity,
+    nearest_cells,
+    squared_distances,
+    within,
+)
 
 CLASSES, PER_CLASS, D = 3, 2, 5
 
@@ -52,6 +59,16 @@ def by_hand(cells, target, image_id, prototypes):
     return found
 
 
+def start(prototypes):
+    return Nearest.start({"latent": prototypes, "cell": torch.full((len(prototypes),), -1)})
+
+
+def show(nearest, cells, target, image_id, prototypes):
+    own, distance, cell = nearest_cells(cells, target, prototypes, PER_CLASS)
+    latent = cells.flatten(2).transpose(1, 2)[torch.arange(len(cells))[:, None], cell]
+    nearest.update(own, distance, image_id, {"latent": latent, "cell": cell})
+
+
 def made(n=20):
     return torch.rand(n, D, 3, 4), torch.randint(CLASSES, (n,)), torch.randperm(100)[:n], torch.rand(6, D)
 
@@ -59,34 +76,34 @@ def made(n=20):
 @pytest.mark.parametrize("size", [1, 7, 20])
 def test_the_nearest_own_cell_is_that_of_a_loop_over_prototypes_whatever_the_batches(size):
     cells, target, image_id, prototypes = made()
-    nearest = Nearest.start(prototypes)
-    for start in range(0, 20, size):
-        part = slice(start, start + size)
-        nearest.update(cells[part], target[part], image_id[part], prototypes, PER_CLASS)
+    nearest = start(prototypes)
+    for first in range(0, 20, size):
+        part = slice(first, first + size)
+        show(nearest, cells[part], target[part], image_id[part], prototypes)
     for p, (distance, image, cell) in enumerate(by_hand(cells, target, image_id, prototypes)):
-        assert (int(nearest.image_id[p]), int(nearest.cell[p])) == (image, cell)
+        assert (int(nearest.image_id[p]), int(nearest.values["cell"][p])) == (image, cell)
         assert float(nearest.distance[p]) == pytest.approx(distance, abs=1e-5)
         row = (image_id == image).nonzero().item()
-        assert torch.equal(nearest.latent[p], cells[row].flatten(1)[:, cell])
+        assert torch.equal(nearest.values["latent"][p], cells[row].flatten(1)[:, cell])
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_of_equal_distances_the_smaller_image_id_and_the_earlier_cell_count(order):
     cells, prototypes = torch.ones(1, D, 2, 2).repeat(3, 1, 1, 1), torch.zeros(6, D)
     ids = torch.tensor([9, 4, 6])
-    nearest = Nearest.start(prototypes)
+    nearest = start(prototypes)
     for i in order:
-        nearest.update(cells[i : i + 1], torch.tensor([1]), ids[i : i + 1], prototypes, PER_CLASS)
+        show(nearest, cells[i : i + 1], torch.tensor([1]), ids[i : i + 1], prototypes)
     assert nearest.image_id[2:4].tolist() == [4, 4]
-    assert nearest.cell[2:4].tolist() == [0, 0]
+    assert nearest.values["cell"][2:4].tolist() == [0, 0]
 
 
 def test_a_prototype_whose_class_is_not_shown_stays_what_it_is():
     cells, _, image_id, prototypes = made()
-    nearest = Nearest.start(prototypes)
-    nearest.update(cells, torch.ones(20, dtype=torch.long), image_id, prototypes, PER_CLASS)
+    nearest = start(prototypes)
+    show(nearest, cells, torch.ones(20, dtype=torch.long), image_id, prototypes)
     assert nearest.distance.isinf().tolist() == [True, True, False, False, True, True]
-    assert torch.equal(nearest.latent[[0, 1, 4, 5]], prototypes[[0, 1, 4, 5]])
+    assert torch.equal(nearest.values["latent"][[0, 1, 4, 5]], prototypes[[0, 1, 4, 5]])
 
 
 def test_prototypes_in_clear_heaps_are_grouped_by_heap():

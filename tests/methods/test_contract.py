@@ -15,6 +15,8 @@ SMALL = {  # resnet_nano is for inputs of these tests' size
     "tasn": {"attention_size": 64, "sampled": 64, "temperature": 1.0},  # at 10 distillation cannot fall by a third
 }
 
+FURTHER_GROUPS = {"protopnet": ["prototypes", "last"]}
+
 
 def make(name, target, **kwargs):
     small = SMALL.get(name, {})
@@ -146,7 +148,7 @@ def test_groups_hold_every_parameter_once(name):
     held = [id(p) for group in groups for p in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(p) for p in method.parameters()}
-    assert [group["name"] for group in groups] == ["backbone", "new"]
+    assert [group["name"] for group in groups] == ["backbone", "new", *FURTHER_GROUPS.get(name, [])]
 
 
 @pytest.mark.parametrize("name", METHODS)
