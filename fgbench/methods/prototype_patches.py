@@ -87,7 +87,9 @@ def load_protopnet(path: str) -> ProtoPNet:
             f"{path}: not a trained ProtoPNet; write one with: fgbench weights --whole runs/<dataset>/<name> {path}"
         )
     try:
-        method = ProtoPNet(optim=Optim(), **json.loads(metadata["arguments"]))
+        arguments = json.loads(metadata["arguments"])
+        colours = {name: tuple(arguments[name]) for name in ("mean", "std")}
+        method = ProtoPNet(optim=Optim(), **{**arguments, **colours})
         method.load_state_dict(dict(state))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{path}: of another version of the suite ({error}); write it again") from None

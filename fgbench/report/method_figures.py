@@ -4,6 +4,9 @@
 (output position over input position), the sampling points, the sampled image. ``channels`` is Figure 5: some
 channels of the feature map and the attention maps of the same channels.
 
+``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like the prototypes that it is most like, and
+the training patches that these are; ``gallery`` shows those of the predicted class.
+
 Arrays in, PNG out; no torch.
 """
 
@@ -16,6 +19,7 @@ from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from fgbench.report.figures import INCH, saliency_overlay
 from fgbench.result import write_atomically
@@ -95,6 +99,36 @@ def draw_channels(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found
         _show(axes[columns + position], saliency_overlay(image, found["attention"][position - 1]), "")
 
 
+def draw_prototypes(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """Above where the image is like a prototype, and the box around it; below the training patch that it is."""
+    columns = len(axes) // 2
+    _show(axes[0], image, f"class {int(found['predicted'][0])} predicted")
+    height, width = image.shape[:2]
+    for position in range(min(columns - 1, len(found["maps"]))):
+        above, below = axes[1 + position], axes[columns + 1 + position]
+        _show(
+            above, saliency_overlay(image, found["maps"][position]), f"similarity {found['similarity'][position]:.2f}"
+        )
+        x0, y0, x1, y1 = found["boxes"][position].tolist()
+        above.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#f0e442", linewidth=1))
+        above.set_xlim(-0.5, width - 0.5)
+        above.set_ylim(height - 0.5, -0.5)
+        _show_patch(below, found, position)
+
+
+def draw_gallery(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """The image, then the training patches that the prototypes of its predicted class are."""
+    _show(axes[0], image, f"class {int(found['predicted'][0])} predicted")
+    for position in range(min(len(axes) - 1, len(found["picture"]))):
+        _show_patch(axes[1 + position], found, position)
+
+
+def _show_patch(axis: Axes, found: Arrays, position: int) -> None:
+    source = int(found["source"][position])
+    told = f"class {int(found['class'][position])}, " + ("not projected" if source < 0 else f"image {source}")
+    _show(axis, np.moveaxis(found["picture"][position], 0, -1), told)
+
+
 def _show(axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str) -> None:
     axis.imshow(picture)
     axis.set_title(title, fontsize=7)
@@ -103,5 +137,7 @@ def _show(axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str) -> None:
 DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], None]]] = {
     "sampling": (1, 6, draw_sampling),
     "channels": (2, 10, draw_channels),
+    "prototypes": (2, 6, draw_prototypes),
+    "gallery": (1, 11, draw_gallery),
 }
 """By name: rows and columns of pictures for one image, and what draws them."""
