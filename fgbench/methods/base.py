@@ -1,7 +1,7 @@
 """What every method is: ``forward``, ``loss``, parameter groups; the steps of training and testing, written once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
@@ -290,6 +290,6 @@ class Method(LightningModule):
             kind = torch.optim.Adam if self.optim.name == "adam" else torch.optim.AdamW
             optimizer = kind(groups, weight_decay=decay)
         total = int(self.trainer.estimated_stepping_batches)
-        factors = [partial(self.factor, group["name"], total=total) for group in groups]
+        factors: list[Callable[[int], float]] = [partial(self.factor, group["name"], total=total) for group in groups]
         schedule = LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -173,12 +173,11 @@ class ProtoPNet(Method):
             )
         self.backbone = Backbone(backbone, weights, stages=stages, mean=mean, std=std)
         self.pool: nn.Module = nn.MaxPool2d(2, 2) if pool else nn.Identity()
-        self.add_on = nn.Sequential(
-            nn.Conv2d(self.backbone.out_channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1)
-        )
-        for layer in (self.add_on[0], self.add_on[2]):
+        first, second = nn.Conv2d(self.backbone.out_channels, channels, 1), nn.Conv2d(channels, channels, 1)
+        for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # there is one
+        self.add_on = nn.Sequential(first, nn.ReLU(), second)
         count = num_outputs * per_class
         self.prototypes = nn.Parameter(torch.rand(count, channels))
         self.classifier = nn.Linear(count, num_outputs, bias=False)
@@ -259,12 +258,12 @@ class ProtoPNet(Method):
 
     def _frozen(self) -> list[nn.Parameter]:
         """Parameters that the stage does not train."""
-        parts = {
+        parts: dict[Stage, list[nn.Module]] = {
             "warm": [self.backbone, self.classifier],
             "joint": [self.classifier],
             "last": [self.backbone, self.add_on],
-        }[self.stage]
-        held = [parameter for part in parts for parameter in part.parameters()]
+        }
+        held = [parameter for part in parts[self.stage] for parameter in part.parameters()]
         return [*held, self.prototypes] if self.stage == "last" else held
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -374,4 +373,5 @@ def cut(image: Tensor, place: Float[Tensor, "b m 2"]) -> Tensor:
     offset = 2 * EXTENT * torch.stack(torch.meshgrid(step, step, indexing="xy"), dim=-1)
     grid = (centre + offset).flatten(1, 2)  # b (m s) s 2
     found = nn.functional.grid_sample(image.float(), grid.float(), mode="bilinear", align_corners=False)
-    return found.unflatten(2, (place.shape[1], PICTURE)).transpose(1, 2).round().to(torch.uint8)
+    pictures: Tensor = found.unflatten(2, (place.shape[1], PICTURE)).transpose(1, 2)
+    return pictures.round().to(torch.uint8)
