@@ -56,8 +56,8 @@ data-prepare: install  ## unpack the archives of DATASET that you put into data/
 data-check: install  ## look at every image and annotation of DATASET
 	$(FGBENCH) data check $(DATASET) $(ARGS)
 
-leaderboard: install  ## rebuild leaderboard.csv and leaderboard/README.md from the results
-	$(FGBENCH) leaderboard
+leaderboard: install  ## rebuild the tables; ARGS=show, compare A B, verify, merge FOLDER, export
+	$(FGBENCH) leaderboard $(ARGS)
 
 benchmarks: install  ## measure speed and memory, as ratios within one run
 	@for file in benchmarks/*.py; do $(PYTHON) $$file || exit 1; done

@@ -84,8 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     for kind in (curves, channels):
         kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
-    board = verbs.add_parser("leaderboard", help="rebuild leaderboard.csv and leaderboard/README.md from the results")
-    board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
+    from fgbench import board
+
+    board.add_arguments(
+        verbs.add_parser(
+            "leaderboard", help="the results: rebuild their tables, show, compare, verify, merge, export them"
+        )
+    )
     return parser
 
 
@@ -264,14 +269,10 @@ def run_figure(options: argparse.Namespace) -> int:
 
 
 def run_leaderboard(options: argparse.Namespace) -> int:
-    """Rebuild the tables."""
-    from fgbench import leaderboard
+    """Rebuild the tables, or look at them."""
+    from fgbench import board
 
-    rebuilt = leaderboard.rebuild(options.folder)
-    print(f"{options.folder}: {len(rebuilt.results)} results")
-    for message in rebuilt.damaged.values():
-        print(f"fgbench: left out: {message}", file=sys.stderr)
-    return 1 if rebuilt.damaged else 0
+    return board.run(options)
 
 
 VERBS = {

@@ -1,4 +1,4 @@
-"""Where a number comes from: the code, the packages, the device, and what one image costs.
+"""Where a number comes from: the code, the packages, the device.
 
 May import: the standard library, torch. Reads: git, the installed packages, the machine. Nothing
 here names the machine or its user.
@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("fgbench", "experiments", "pyproject.toml", "requirements.lock")  # changes of these can change a number
@@ -95,28 +93,3 @@ def environment() -> dict[str, str]:
 def params_m(module: nn.Module) -> float:
     """Parameters in millions, trained or frozen; buffers do not count."""
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
-
-
-def gmacs(module: nn.Module, size: tuple[int, int]) -> float:
-    """10^9 multiply-adds of one image in evaluation mode.
-
-    Convolutions and products of matrices (linear layers, attention, einsum) are counted, by shape; normalisation,
-    activations, pooling, interpolation, sampling and softmax are not: they are a few per mille.
-
-    Args:
-        module: maps ``1 3 h w`` images to anything; left as it was.
-        size: height and width of the image.
-    """
-    parameter = next(module.parameters())
-    modes = {part: part.training for part in module.modules()}
-    image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
-    counter = FlopCounterMode(display=False)
-    try:
-        module.eval()
-        # the default kernel of attention on CPU is counted as nothing
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            module(image)
-    finally:
-        for part, training in modes.items():
-            part.training = training
-    return counter.get_total_flops() / 2e9  # the counter says 2 for a multiply-add

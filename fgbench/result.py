@@ -2,7 +2,8 @@
 
 The names of ``Result``'s fields are the columns of the leaderboard; what a column means, its unit and its direction
 stand beside its name, and the leaderboard's documentation is made from them. A result is checked when it is made and
-again when it is read: a file that is torn, older, newer or edited into nonsense never becomes a row.
+again when it is read: a file that is torn, newer or edited into nonsense never becomes a row; one of an older schema
+does, without the columns of which nobody knew then.
 
 May import: the standard library. Must not import: anything else of the suite. Reads and writes:
 ``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>.json``.
@@ -18,10 +19,15 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
-SCHEMA = 1
+SCHEMA = 2
+SINCE = {  # columns that a file of an older schema lacks: the schema that brought them
+    "gflops": 2,
+    "energy_kwh": 2,
+}
 SELECTIONS = ("last", "validation", "legacy_best_on_test")
 
 
@@ -79,7 +85,9 @@ class Result:
     pointing_floor: float | None = field(metadata=_column("the same for the image's centre", "percent", "%"))
     params_m: float | None = field(metadata=_column("parameters", "number", "million", "lower"))
     gmacs: float | None = field(
-        metadata=_column("multiply-adds of a test image: convolutions, matrix products", "number", "10^9", "lower")
+        metadata=_column(
+            "multiply-adds of a test image: convolutions, matrix products, sampling", "number", "10^9", "lower"
+        )
     )
     train_images_per_s: float | None = field(
         metadata=_column("training speed over all devices, without the first steps", "number", "1/s", "higher", 1)
@@ -99,11 +107,20 @@ class Result:
     config: str = field(metadata=_column("files that the configuration was merged from", "text"))
     config_digest: str = field(metadata=_column("of the resolved configuration without seed and machine", "digest"))
     data_digest: str = field(metadata=_column("of the dataset's lists and annotations", "text"))
-    commit: str = field(metadata=_column("commit of the suite; +dirty where the code had changed since", "text"))
+    commit: str = field(metadata=_column("commit of the suite; +dirty where the code had changed since", "commit"))
     versions: dict[str, str] = field(metadata=_column("versions of the packages that make numbers", "texts"))
     date: str = field(metadata=_column("when the result was written, UTC", "date"))
     command: str = field(metadata=_column("command that makes this row again", "text"))
     wandb_url: str = field(default="", metadata=_column("the run on W&B; empty: logged offline", "text"))
+    gflops: float | None = field(
+        metadata=_column(
+            "floating-point operations of a test image: 2 a multiply-add, 1 an element of others", "number", "10^9",
+            "lower",
+        )
+    )  # fmt: skip
+    energy_kwh: float | None = field(
+        metadata=_column("energy of training, of all devices, as they report it", "number", "kWh", "lower")
+    )
 
     reasons: dict[str, str] = field(default_factory=dict, metadata=_record("why cells are empty, by column", "texts"))
     scores: dict[str, float] = field(default_factory=dict, metadata=_record("further metrics of the split", "numbers"))
@@ -120,9 +137,11 @@ class Result:
     resolved: dict[str, Any] = field(default_factory=dict, metadata=_record("the resolved configuration", "tree"))
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            value = _checked(entry.name, entry.metadata["kind"], getattr(self, entry.name))
-            object.__setattr__(self, entry.name, value)
+        for name, kind in _kinds().items():
+            object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
+        self._check_reasons()
+
+    def _check_reasons(self) -> None:
         for entry in columns():
             if getattr(self, entry.name) is None and not self.reasons.get(entry.name):
                 raise ResultError(f"{entry.name}: empty, and reasons.{entry.name} does not say why")
@@ -135,6 +154,12 @@ class Result:
         return result_name(self.method, self.variant, self.config_digest, self.seed)
 
 
+@cache
+def _kinds() -> dict[str, str]:
+    return {entry.name: entry.metadata["kind"] for entry in dataclasses.fields(Result)}
+
+
+@cache
 def columns() -> tuple[dataclasses.Field[Any], ...]:
     """The fields of a result that are columns of the leaderboard, in its order."""
     return tuple(entry for entry in dataclasses.fields(Result) if entry.metadata["column"])
@@ -145,6 +170,8 @@ def _refuse(key: str, problem: str) -> NoReturn:
 
 
 def _number(key: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    if type(value) is float and math.isfinite(value) and low <= value <= high:
+        return value  # nearly all: ten thousand results are read before each rebuild
     if isinstance(value, bool) or not isinstance(value, int | float):
         _refuse(key, f"{value!r} is not a number")
     if not math.isfinite(value) or not low <= value <= high:
@@ -154,10 +181,10 @@ def _number(key: str, value: object, low: float = -math.inf, high: float = math.
     return float(value)
 
 
-def _text(key: str, value: object, pattern: str = ".*", example: str = "") -> str:
+def _text(key: str, value: object, pattern: str = "", example: str = "") -> str:
     if not isinstance(value, str):
         _refuse(key, f"{value!r} is not a text")
-    if not re.fullmatch(pattern, value, re.DOTALL):
+    if pattern and not re.fullmatch(pattern, value):
         _refuse(key, f"{value!r} is not of the form {example}")
     return value
 
@@ -165,17 +192,20 @@ def _text(key: str, value: object, pattern: str = ".*", example: str = "") -> st
 def _table(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         _refuse(key, f"{value!r} is not a table of names and values")
-    return {_text(f"{key}.{name}", name): item for name, item in value.items()}
+    for name in value:
+        if not isinstance(name, str):
+            _refuse(f"{key}.{name}", f"{name!r} is not a text")
+    return dict(value)
 
 
 def _tree(key: str, value: object) -> Any:
     """JSON values all the way down; tuples become lists, so that what is read equals what was written."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
     if isinstance(value, Mapping):
         return {name: _tree(f"{key}.{name}", item) for name, item in _table(key, value).items()}
     if isinstance(value, list | tuple):
         return [_tree(f"{key}[{index}]", item) for index, item in enumerate(value)]
-    if value is None or isinstance(value, bool | int | str):
-        return value
     return _number(key, value)
 
 
@@ -186,7 +216,7 @@ def _checked(key: str, kind: str, value: object) -> Any:
             return _text(key, value, r"[a-z0-9][a-z0-9_+-]*", "name_of_small_letters")
         case "variant":
             return _text(key, value, r"[A-Za-z0-9_+-]*", "name-without-dots-and-slashes")
-        case "text":
+        case "text" | "commit":
             return _text(key, value)
         case "digest":
             return _text(key, value, r"[0-9a-f]{12}", "12 hexadecimal digits")
@@ -221,6 +251,8 @@ def _checked(key: str, kind: str, value: object) -> Any:
 def _series(key: str, value: object) -> list[float]:
     if not isinstance(value, list | tuple):
         _refuse(key, f"{value!r} is not a list of numbers")
+    if all(type(item) is float and math.isfinite(item) for item in value):
+        return list(value)
     return [_number(f"{key}[{index}]", item) for index, item in enumerate(value)]
 
 
@@ -272,18 +304,32 @@ def from_json(text: str, source: str = "result") -> Result:
             raise ResultError(f"line {error.lineno}: not JSON ({error.msg}); is the file cut off?") from error
         data = _table("result", data)
         schema = data.pop("schema", None)
-        if schema != SCHEMA:
+        if schema not in range(1, SCHEMA + 1):
             raise ResultError(
-                f"schema: {schema!r} was written by another version of the suite; this one reads {SCHEMA}"
+                f"schema: {schema!r} was written by another version of the suite; this one reads 1 to {SCHEMA}"
             )
-        fields = {entry.name: entry.metadata["kind"] for entry in dataclasses.fields(Result)}
+        data = _upgraded(data, schema)
+        fields = _kinds()
         if unknown := sorted(data.keys() - fields.keys()):
             raise ResultError(f"{unknown[0]}: unknown key")
         if missing := sorted(fields.keys() - data.keys()):
             raise ResultError(f"{missing[0]}: missing")
-        return Result(**{name: _checked(name, kind, data[name]) for name, kind in fields.items()})
+        result = object.__new__(Result)  # the constructor would check every value again
+        for name, kind in fields.items():
+            object.__setattr__(result, name, _checked(name, kind, data[name]))
+        result._check_reasons()
+        return result
     except ResultError as error:
         raise ResultError(f"{source}: {error}") from error
+
+
+def _upgraded(data: dict[str, Any], schema: int) -> dict[str, Any]:
+    """What a file of an older schema says, in the words of this one: it has no numbers of which nobody knew then."""
+    new = [name for name, since in SINCE.items() if since > schema and name not in data]
+    if not new:
+        return data
+    why = dict.fromkeys(new, f"not measured when the run was made (schema {schema})")
+    return {**data, **dict.fromkeys(new), "reasons": {**_table("reasons", data.get("reasons")), **why}}
 
 
 def read_result(path: Path) -> Result:
@@ -320,7 +366,7 @@ def write_result(result: Result, results: Path) -> Path:
     try:
         write_atomically(path, data, replace=False)
     except FileExistsError:
-        if path.read_bytes() != data:
+        if read_result(path) != result:
             raise ResultError(f"{path}: this run already has a result; move the file away to run it again") from None
     return path
 

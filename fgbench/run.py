@@ -26,7 +26,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from fgbench import config, provenance
+from fgbench import config, costs, provenance
 from fgbench import prepare as preparing
 from fgbench.backbones import save_weights, write_tensors
 from fgbench.config import Machine
@@ -287,7 +287,10 @@ def make_result(
     tree, cell = run["tree"], run["cell"]
     trained = json.loads((folder / "fit.json").read_text())
     unmeasured = {} if trained["train_images_per_s"] else {"train_images_per_s": "no step of training"}
+    energy = trained.get("energy_kwh")  # trainings of earlier versions did not ask
+    unmeasured |= {} if energy is not None else {"energy_kwh": "the device reports no energy"}
     height, width = data.dataset(data.test_view)[int(data.listing.rows("test")[0])].image.shape[1:]
+    cost = costs.count(method, (height, width))
     return Result(
         **cell,
         classes=data.num_outputs,
@@ -301,11 +304,13 @@ def make_result(
         n_eval=report["n_eval"],
         **report["numbers"],
         params_m=provenance.params_m(method),
-        gmacs=provenance.gmacs(method, (height, width)),
+        gmacs=cost.macs / 1e9,
+        gflops=cost.flops / 1e9,
         train_images_per_s=trained["train_images_per_s"],
         test_images_per_s=report["images_per_s"],
         peak_memory_gb=trained["peak_memory_gb"],
         train_hours=trained["train_hours"],
+        energy_kwh=energy,
         devices=trained["devices"],
         device_name=trained["device_name"],
         precision=tree["trainer"]["precision"],

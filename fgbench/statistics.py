@@ -346,7 +346,7 @@ def letters(differ: Bool[np.ndarray, "k k"]) -> tuple[str, ...]:
 
 
 def _letter(index: int) -> str:
-    """a ... z, then (27), (28) ..."""
+    """Of a group: a to z, then (27), (28) and so on."""
     return chr(ord("a") + index) if index < 26 else f"({index + 1})"
 
 

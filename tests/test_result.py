@@ -38,8 +38,10 @@ def make_result(**changes: object) -> Result:
         "resolution": 64, "track": "default", "seed": 0, "selection": "last", "epochs": 3, "n_train": 100, "n_eval": 41,
         "accuracy": 91.5, "class_accuracy": 90.25, "landmark_error": 12.0, "landmark_floor": 30.0,
         "pointing_error": 2.0, "pointing_floor": 9.5, "params_m": 0.5, "gmacs": 0.01, "train_images_per_s": 100.0,
-        "test_images_per_s": 300.0, "peak_memory_gb": 0.5, "train_hours": 0.1, "devices": 1, "device_name": "a CPU",
-        "precision": "32-true", "config": "methods/region_grouping.yaml", "config_digest": "0123456789ab",
+        "test_images_per_s": 300.0, "peak_memory_gb": 0.5, "train_hours": 0.1, "gflops": 0.021,
+        "devices": 1, "device_name": "a CPU",
+        "precision": "32-true", "energy_kwh": 0.25,
+        "config": "methods/region_grouping.yaml", "config_digest": "0123456789ab",
         "data_digest": "abcdef", "commit": "deadbeef", "versions": {"torch": "2.11.0"}, "date": "2026-01-02T03:04:05Z",
         "command": "fgbench bench", "resolved": {"optim": {"lr": 0.1, "milestones": [0.5, 0.75]}, "root": None},
         "details": {"landmark_error": {"beak": 10.5}}, "floors": {"pointing_error": {"box centre": 0.0}},
@@ -64,7 +66,7 @@ def test_columns_are_those_of_the_design_in_its_order() -> None:
     expected = """dataset, classes, method, variant, explainer, backbone, weights, resolution, track, seed, selection,
     epochs, n_train, n_eval, accuracy, class_accuracy, landmark_error, landmark_floor, pointing_error, pointing_floor,
     params_m, gmacs, train_images_per_s, test_images_per_s, peak_memory_gb, train_hours, devices, device_name,
-    precision, config, config_digest, data_digest, commit, versions, date, command, wandb_url"""
+    precision, config, config_digest, data_digest, commit, versions, date, command, wandb_url, gflops, energy_kwh"""
     assert [field.name for field in columns()] == [name.strip() for name in expected.split(",")]
     assert all(field.metadata["doc"] for field in dataclasses.fields(Result))
 
@@ -100,7 +102,7 @@ def test_nonsense_is_refused_by_name(change: dict[str, object], message: str) ->
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data | {"schema": 2}, "schema: 2 was written by another version"),
+        (lambda data: data | {"schema": 3}, "schema: 3 was written by another version"),
         (lambda data: {name: value for name, value in data.items() if name != "schema"}, "schema: None"),
         (lambda data: data | {"acuracy": 1.0}, "acuracy: unknown key"),
         (lambda data: {name: value for name, value in data.items() if name != "gmacs"}, "gmacs: missing"),
@@ -118,6 +120,35 @@ def test_an_edited_file_is_refused_with_its_name(edit: object, message: str) -> 
     data = json.loads(to_json(make_result()))
     with pytest.raises(ResultError, match=f"^some.json: {message}"):
         from_json(json.dumps(edit(data)), "some.json")
+
+
+def old_file(result: Result) -> dict[str, object]:
+    """As the first schema wrote it."""
+    data = json.loads(to_json(result))
+    return {name: value for name, value in data.items() if name not in ("gflops", "energy_kwh")} | {"schema": 1}
+
+
+def test_a_file_of_the_first_schema_lacks_what_nobody_measured_then() -> None:
+    result = from_json(json.dumps(old_file(make_result())))
+    assert (result.gflops, result.energy_kwh) == (None, None)
+    assert "schema 1" in result.reasons["gflops"]
+    assert dataclasses.replace(result, gflops=0.021, energy_kwh=0.25, reasons={}) == make_result()
+    assert from_json(to_json(result)) == result
+
+
+def test_a_file_of_the_first_schema_is_held_to_its_own_columns() -> None:
+    data = old_file(make_result())
+    with pytest.raises(ResultError, match="gmacs: missing"):
+        from_json(json.dumps({name: value for name, value in data.items() if name != "gmacs"}))
+
+
+def test_the_same_result_in_an_older_schema_is_the_same_result(tmp_path: Path) -> None:
+    result = from_json(json.dumps(old_file(make_result())))
+    path = write_result(result, tmp_path)
+    path.write_text(json.dumps(old_file(make_result())))
+    assert write_result(result, tmp_path) == path
+    with pytest.raises(ResultError, match="already has a result"):
+        write_result(make_result(accuracy=1.0), tmp_path)
 
 
 def test_a_whole_number_is_a_percentage_too() -> None:

@@ -1,5 +1,6 @@
-"""What a run costs, measured while it trains: images per second, peak memory, hours."""
+"""What a run costs, measured while it trains: images per second, peak memory, hours, energy."""
 
+import math
 import resource
 import sys
 import time
@@ -8,7 +9,9 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-STATE = {"seconds": 0.0, "clocked_seconds": 0.0, "clocked_images": 0, "images": 0, "peak_bytes": 0}
+from fgbench import energy
+
+STATE = {"seconds": 0.0, "clocked_seconds": 0.0, "clocked_images": 0, "images": 0, "peak_bytes": 0, "joules": 0.0}
 
 
 class Speed(Callback):
@@ -17,7 +20,7 @@ class Speed(Callback):
     The clock of the speed runs over training steps with the loading of their images, without the first steps of a
     process, without validation and what happens between epochs. Hours are wall time from the start to the end of
     training with everything in between; what a killed process did after its last checkpoint is done again, and counted
-    once.
+    once. Energy is that of all devices from the start to the end of the last epoch, where each of them reports it.
     The device is waited for when the clock starts and stops, never in a step.
 
     Args:
@@ -32,6 +35,7 @@ class Speed(Callback):
         self._steps = 0
         self._images = 0  # since the clock started, of this process
         self._device = torch.device("cpu")
+        self._joules: float | None = None  # the device's counter when it was read last
 
     # What was measured
 
@@ -52,12 +56,19 @@ class Speed(Callback):
         """Wall time."""
         return self._seconds() / 3600
 
+    @property
+    def energy_kwh(self) -> float | None:
+        """Of all devices; None if one of them does not report it."""
+        joules = float(self._state["joules"])
+        return None if math.isnan(joules) or not self._state["images"] else joules / 3.6e6
+
     def summary(self) -> dict[str, float | None]:
         """The leaderboard's columns."""
         return {
             "train_images_per_s": self.train_images_per_s,
             "peak_memory_gb": self.peak_memory_gb,
             "train_hours": self.train_hours,
+            "energy_kwh": self.energy_kwh,
         }
 
     def _seconds(self) -> float:
@@ -71,12 +82,14 @@ class Speed(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stopped."""
         self._state = {name: state_dict.get(name, zero) for name, zero in STATE.items()}
+        self._state["joules"] = state_dict.get("joules", math.nan)  # of an earlier version: nobody knows the first part
 
     # The clock
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the hours."""
         self._began, self._steps, self._clock, self._device = time.monotonic(), 0, None, pl_module.device
+        self._joules = energy.joules(self._device)
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
@@ -107,6 +120,8 @@ class Speed(Callback):
             peak = peak.to(self._device, torch.float32)  # not every device has doubles
         reduced = trainer.strategy.reduce(peak, reduce_op="max")
         self._state["peak_bytes"] = max(self._state["peak_bytes"], int(reduced))
+        used = torch.full_like(peak, self._used_joules())
+        self._state["joules"] += float(trainer.strategy.reduce(used, reduce_op="sum"))
         costs = {f"speed/{name}": value for name, value in self.summary().items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics({**costs, "epoch": float(trainer.current_epoch)}, step=trainer.global_step)
@@ -136,6 +151,11 @@ class Speed(Callback):
     def _wait(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+    def _used_joules(self) -> float:
+        """Since the last call, of this process's device; NaN where it does not say."""
+        before, self._joules = self._joules, energy.joules(self._device)
+        return math.nan if before is None or self._joules is None else self._joules - before
 
     def _peak_bytes(self) -> int:
         if self._device.type == "cuda":

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from fgbench import energy
 from fgbench.report.callbacks import Speed
 
 
@@ -107,3 +108,27 @@ def test_an_older_checkpoint_starts_what_it_lacks_at_zero(state: dict[str, float
     speed = Speed()
     speed.load_state_dict(state)
     assert speed.train_hours * 3600 == state.get("seconds", 0.0)
+
+
+def test_energy_adds_up_over_epochs_and_resumptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = [500.0]
+
+    def joules(device: torch.device) -> float:
+        reported[0] += 1000.0  # between two questions
+        return reported[0]
+
+    monkeypatch.setattr("fgbench.report.callbacks.energy.joules", joules)
+    first, second = Speed(), Speed()
+    trainer(tmp_path, first, 2).fit(Slow(), loader(2))  # asked at the start and after each epoch
+    second.load_state_dict(first.state_dict())
+    trainer(tmp_path, second, 3).fit(Slow(), loader(2))
+    assert second.energy_kwh == pytest.approx((2 + 3) * 1000 / 3.6e6)
+
+
+def test_a_device_that_reports_no_energy_has_none(tmp_path: Path) -> None:
+    assert energy.joules(torch.device("cpu")) is None
+    speed, later = Speed(), Speed()
+    trainer(tmp_path, speed, 1).fit(Slow(), loader(2))
+    assert speed.summary()["energy_kwh"] is None
+    later.load_state_dict({name: value for name, value in speed.state_dict().items() if name != "joules"})
+    assert later.energy_kwh is None

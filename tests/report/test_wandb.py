@@ -61,7 +61,8 @@ def make_result() -> Result:
     return Result(
         **RUN_COLUMNS, classes=10, backbone="tiny", weights="none", resolution=64, track="default", selection="last",
         epochs=3, n_train=100, n_eval=41, accuracy=91.5, class_accuracy=90.25, landmark_error=12.0, landmark_floor=30.0,
-        pointing_error=None, pointing_floor=None, params_m=0.5, gmacs=0.01, train_images_per_s=100.0,
+        pointing_error=None, pointing_floor=None, params_m=0.5, gmacs=0.01, gflops=0.02,
+        energy_kwh=0.1, train_images_per_s=100.0,
         test_images_per_s=300.0, peak_memory_gb=0.5, train_hours=0.1, devices=1, device_name="a CPU",
         precision="32-true", config="a.yaml", config_digest="0123456789ab", data_digest="abcdef", commit="deadbeef",
         versions={"torch": "2.11.0"}, date="2026-01-02T03:04:05Z", command="fgbench bench",

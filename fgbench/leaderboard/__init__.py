@@ -1,0 +1,37 @@
+"""From the result files to tables, comparisons and checks: what is derived can always be made again.
+
+* ``files``: result files in, results out; ``leaderboard.csv`` and ``README.md`` made from them.
+* ``settings``: the seeds of one setting together; filters, order, the front.
+* ``tables``: results and entries as CSV, Markdown, LaTeX.
+* ``comparison``: two settings on the same images; groups that cannot be told apart.
+* ``audit``: what is wrong with a leaderboard.
+* ``merging``: other people's results folders.
+
+May import: the standard library, numpy, pandas, jinja2, ``fgbench.result``, ``fgbench.predictions``,
+``fgbench.statistics``. Must not import: torch, anything that trains, report. Reads: ``leaderboard/published.csv``, JSON
+and Parquet files in ``leaderboard/results``. Writes: ``leaderboard/leaderboard.csv`` and ``leaderboard/README.md``;
+merging also adds to ``leaderboard/results``.
+"""
+
+from fgbench.leaderboard.files import CSV, PUBLISHED, README, RESULTS, Rebuilt, read_results, rebuild
+from fgbench.leaderboard.settings import FULL_CLASSES, SETTING, Entry, entries, front
+from fgbench.leaderboard.tables import load, published, to_csv, to_markdown
+
+__all__ = [
+    "CSV",
+    "FULL_CLASSES",
+    "PUBLISHED",
+    "README",
+    "RESULTS",
+    "SETTING",
+    "Entry",
+    "Rebuilt",
+    "entries",
+    "front",
+    "load",
+    "published",
+    "read_results",
+    "rebuild",
+    "to_csv",
+    "to_markdown",
+]

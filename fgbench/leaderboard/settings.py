@@ -1,0 +1,268 @@
+"""The seeds of one setting together, and what can be asked of many settings: filters, order, the front."""
+
+import operator
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fgbench.result import Result, ResultError, columns
+from fgbench.statistics import Summary, summary
+
+FULL_CLASSES = {
+    "cub200": 200,
+    "celeba": 40,
+    "celeba_wild": 40,
+    "inat2017": 5089,
+    "stanford_cars": 196,
+    "stanford_dogs": 120,
+    "fgvc_aircraft": 100,
+    "flowers102": 102,
+    "mit67": 67,
+    "imagenet": 1000,
+}
+"""Classes, or attributes, of the datasets as the papers of ``published.csv`` use them: what a run must have to stand
+beside a paper. The track would not tell: changing a learning rate makes a row ``custom`` as a part of the classes does.
+"""
+
+SETTING = (
+    "dataset",
+    "track",
+    "classes",
+    "method",
+    "variant",
+    "explainer",
+    "backbone",
+    "weights",
+    "resolution",
+    "selection",
+    "epochs",
+    "config_digest",
+    "data_digest",
+)
+"""Columns in which the seeds of one setting agree; rows are in the order of these, then of the seed."""
+
+TABLE = ("dataset", "track", "classes")
+"""Columns in which the rows of one table agree: only these rows are ranked and tested against each other."""
+
+AXES = ("accuracy", "landmark_error", "pointing_error", "gmacs")
+"""What the front is of: accuracy, interpretability (two), cost."""
+
+KINDS = {column.name: column.metadata["kind"] for column in columns()}
+BETTER = {column.name: column.metadata["better"] for column in columns()}
+NUMBERS = ("count", "percent", "error", "number")  # kinds
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One setting and all its seeds: a row of a table."""
+
+    runs: tuple[Result, ...]
+
+    @property
+    def run(self) -> Result:
+        """Any of the seeds, to ask for what they agree in."""
+        return self.runs[0]
+
+    @property
+    def label(self) -> str:
+        """``method[.variant][ + explainer]``: as people call it."""
+        name = f"{self.run.method}.{self.run.variant}" if self.run.variant else self.run.method
+        return name if self.run.explainer == "own" else f"{name} + {self.run.explainer}"
+
+    @property
+    def name(self) -> str:
+        """``dataset/method[.variant].digest8``: names the setting, and begins the names of its files."""
+        return f"{self.run.dataset}/{self.run.name.rsplit('.s', 1)[0]}"
+
+    @property
+    def table(self) -> tuple[Any, ...]:
+        """Which table it stands in: its values of ``TABLE``."""
+        return tuple(getattr(self.run, name) for name in TABLE)
+
+    @property
+    def honest(self) -> bool:
+        """Whether its checkpoint was chosen without the test split."""
+        return self.run.selection != "legacy_best_on_test"
+
+    def summary(self, name: str) -> Summary | None:
+        """A column over the seeds that have it; None if none has."""
+        values = [float(value) for run in self.runs if (value := getattr(run, name)) is not None]
+        return summary(values) if values else None
+
+    def mean(self, name: str) -> float | None:
+        """Of a column."""
+        found = self.summary(name)
+        return found.mean if found else None
+
+    def cell(self, name: str, digits: int = 2) -> str:
+        """Mean over the seeds, with the standard deviation if there are several; empty if it does not apply.
+
+        A value that only some of the seeds have is the mean of those.
+        """
+        values = [value for run in self.runs if (value := getattr(run, name)) is not None]
+        if not values:
+            return ""
+        mean = f"{statistics.fmean(values):.{digits}f}"
+        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+    def against(self, name: str, floor: str, digits: int = 2) -> str:
+        """A cell and its floor."""
+        value, reference = self.cell(name, digits), self.cell(floor, digits)
+        return f"{value or '-'} / {reference or '-'}" if value or reference else ""
+
+
+def order(result: Result) -> tuple[Any, ...]:
+    """The leaderboard's order of results."""
+    return (*(getattr(result, name) for name in SETTING), result.seed)
+
+
+def entries(results: Iterable[Result]) -> list[Entry]:
+    """The results with the seeds of each setting together; the best first, by accuracy, then by landmark error."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in sorted(results, key=order):
+        groups.setdefault(order(result)[:-1], []).append(result)
+    return sorted((Entry(tuple(runs)) for runs in groups.values()), key=_rank)
+
+
+def _rank(entry: Entry) -> tuple[float, float]:
+    accuracy, error = (_plain_mean(entry, name) for name in ("accuracy", "landmark_error"))
+    return 1.0 if accuracy is None else -accuracy, float("inf") if error is None else error
+
+
+def _plain_mean(entry: Entry, name: str) -> float | None:
+    values = [value for run in entry.runs if (value := getattr(run, name)) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def by_table(chosen: Iterable[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
+    """The entries by table, in the order of the tables' names; within a table as they come."""
+    found: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in sorted(chosen, key=lambda entry: (entry.run.dataset, entry.run.track, -entry.run.classes)):
+        found.setdefault(entry.table, []).append(entry)
+    return found
+
+
+def front(chosen: Sequence[Entry], axes: Sequence[str] = AXES) -> list[bool]:
+    """Which entries are on the Pareto front of accuracy, interpretability and cost.
+
+    An entry is on it unless another one of its table is at least as good on every axis and better on one, by the means
+    over the seeds. A number that an entry does not have is worse than any: without parts it does not come onto the
+    front by its parts. Entries whose checkpoint was chosen on the test split are not on it, and push nobody off it.
+
+    Args:
+        chosen: entries of any tables.
+        axes: columns with a direction.
+    """
+    marks = {}
+    for rows in by_table(chosen).values():
+        points = np.array([[_worst_last(entry, axis) for axis in axes] for entry in rows])
+        rivals = points[[entry.honest for entry in rows]]
+        for entry, point in zip(rows, points, strict=True):
+            better = (rivals <= point).all(1) & (rivals < point).any(1)
+            marks[id(entry)] = entry.honest and not bool(better.any())
+    return [marks[id(entry)] for entry in chosen]
+
+
+def _worst_last(entry: Entry, axis: str) -> float:
+    """Smaller is better; infinite where there is none."""
+    value = _plain_mean(entry, axis)
+    if value is None:
+        return float("inf")
+    return -value if BETTER[axis] == "higher" else value
+
+
+def check_column(name: str) -> str:
+    """The name, if it is one of the leaderboard's columns.
+
+    Raises:
+        ResultError: it is none; says which there are.
+    """
+    if name not in KINDS:
+        raise ResultError(f"there is no column {name!r}; known: {', '.join(KINDS)}")
+    return name
+
+
+def keep(chosen: Iterable[Entry], conditions: Sequence[str]) -> list[Entry]:
+    """The entries that meet every condition: ``dataset=toybirds``, ``method=baseline,tasn``, ``accuracy>=90``.
+
+    Numbers are means over the seeds; texts are compared as they are, with = and != only; a list is any of it.
+
+    Raises:
+        ResultError: a condition is not one, or names no column.
+    """
+    tests = [_condition(condition) for condition in conditions]
+    return [entry for entry in chosen if all(test(entry) for test in tests)]
+
+
+def _condition(text: str) -> Callable[[Entry], bool]:
+    found = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", text)
+    if not found:
+        raise ResultError(f"{text!r} is no condition; write column=value, column!=value, column>=number and so on")
+    name, sign, value = check_column(found[1]), found[2], found[3]
+    if KINDS[name] not in NUMBERS:
+        if sign not in ("=", "!="):
+            raise ResultError(f"{text!r}: {name} is a text; use = or !=")
+        values = value.split(",")
+        return lambda entry: (str(getattr(entry.run, name)) in values) == (sign == "=")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ResultError(f"{text!r}: {value!r} is not a number") from None
+
+    def test(entry: Entry) -> bool:
+        mean = entry.mean(name)
+        return mean is not None and COMPARISONS[sign](mean, number)
+
+    return test
+
+
+def ordered(chosen: Iterable[Entry], by: str) -> list[Entry]:
+    """The entries by a column: the best first; texts from A to Z; ``-column`` the other way; empty ones last.
+
+    Raises:
+        ResultError: there is no such column.
+    """
+    reverse, name = by.startswith("-"), check_column(by.removeprefix("-"))
+    numeric = KINDS[name] in NUMBERS
+    have = [entry for entry in chosen if (entry.mean(name) is not None if numeric else str(getattr(entry.run, name)))]
+    lack = [entry for entry in chosen if entry not in have]
+    if numeric:
+        have.sort(key=lambda entry: entry.mean(name) or 0.0, reverse=(BETTER[name] == "higher") != reverse)
+    else:
+        have.sort(key=lambda entry: str(getattr(entry.run, name)), reverse=reverse)
+    return have + lack
+
+
+def find(chosen: Sequence[Entry], name: str) -> Entry:
+    """The one entry of a name: ``[dataset/]method[.variant][.digest8][.s<seed>]``; with a seed, of that run alone.
+
+    Raises:
+        ResultError: none or several have it; says which there are.
+    """
+    found = [entry for entry in chosen if name in _names(entry)]
+    found += [
+        Entry((run,)) for entry in chosen for run in entry.runs if name in (run.name, f"{run.dataset}/{run.name}")
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ResultError(f"there is no {name!r}; known: {', '.join(entry.name for entry in chosen) or 'nothing'}")
+    names = ", ".join(entry.name for entry in found)
+    raise ResultError(f"{name!r} is {len(found)} settings: {names}; add --filter, or name one in full")
+
+
+def _names(entry: Entry) -> set[str]:
+    names = {entry.label, entry.name.split("/", 1)[1]}
+    return names | {f"{entry.run.dataset}/{name}" for name in names}
