@@ -2,8 +2,8 @@
 
 ``verify`` and the pictures of ``compare`` ask the configuration (and so need torch); the others do not.
 
-May import: cells, config, leaderboard, report, result. Must not import: bench, run, cli. Reads: the leaderboard, data for
-pictures. Writes: what each verb says.
+May import: cells, config, leaderboard, report, result. Must not import: bench, run, cli. Reads: the leaderboard, images
+for pictures. Writes: what each verb says.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def _add_choice(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--filter", nargs="+", default=[], metavar="CONDITION", help="dataset=toybirds method=a,b accuracy>=90 ..."
     )
-    action.add_argument("--sort", metavar="COLUMN", help="best first; -COLUMN the other way; default: accuracy")
+    action.add_argument("--sort", metavar="COLUMN", help="best first; --sort=-COLUMN: the other way")
     action.add_argument("--columns", metavar="A,B", help="of leaderboard.csv")
 
 
@@ -238,10 +238,8 @@ def draw(
     from fgbench.data import DataError
     from fgbench.report.differing import Picture, write_differing
 
-    cell = cell_of(a.run)
-    kept, _ = _without_weights(cell.overrides)
     try:
-        cell = Cell("baseline", cell.dataset, cell.seed, "", "paper", ("--machine.data_root", root))
+        cell = Cell("baseline", cell_of(a.run).dataset, overrides=("--machine.data_root", root))
         tree = {**config.resolve(cell).tree, "data": a.run.resolved["data"]}
         data = config.make_data(tree)
         data.prepare_data()

@@ -4,15 +4,16 @@ import csv
 import io
 import math
 import re
+import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from fgbench import cli, leaderboard
 from fgbench.data import cub200
+from fgbench.leaderboard import files
 from fgbench.report import terminal
 from fgbench.result import Result, ResultError, columns, write_result
 
@@ -171,53 +172,106 @@ def test_another_track_or_number_of_classes_is_ranked_in_a_table_of_its_own(tmp_
     assert page.count("<details>") == 1
 
 
-ADDER = """
-import dataclasses, pathlib, sys
-from fgbench import cli, leaderboard
+CROWD = """
+import dataclasses, fcntl, os, pathlib, sys, time
+from fgbench import leaderboard
+from fgbench.leaderboard import files
 from fgbench.result import read_result, write_result
-folder, worker = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+
+def refuse(*given):
+    raise OSError("this file system has no locks")
+
+fcntl.flock = fcntl.lockf = fcntl.fcntl = refuse
+folder, adders, each, builders = pathlib.Path(sys.argv[1]), 16, 50, 2
 first = read_result(next((folder / "results" / "toybirds").glob("seed.*.json")))
-sys.stdin.read()
-for i in range(3):
-    write_result(dataclasses.replace(first, method=f"worker{worker}", seed=i), folder / "results")
-    leaderboard.rebuild(folder)
+gate_in, gate_out = os.pipe()
+
+def child(work):
+    number = os.fork()
+    if number:
+        return number
+    os.close(gate_out)
+    os.read(gate_in, 1)  # until all are there
+    try:
+        work()
+    except BaseException as error:
+        print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+def add(worker):
+    for seed in range(each):
+        write_result(dataclasses.replace(first, method=f"worker{worker}", seed=seed), folder / "results")
+    # one that has written builds, as bench does; others may be at it
+    leaderboard.rebuild(folder) if worker % 8 == 0 else None
+
+def build():
+    found = 0
+    while found < adders * each + 1:
+        found = len(leaderboard.rebuild(folder).results)
+        text = (folder / "leaderboard.csv").read_text()
+        assert text.endswith("\\n") and text.startswith("dataset,"), "torn"
+
+os.fsync = lambda descriptor: None  # of a power cut nothing is tested here
+children = [child(lambda worker=worker: add(worker)) for worker in range(adders)]
+children += [child(build) for _ in range(builders)]
+os.close(gate_out)
+sys.exit(max(os.waitpid(number, 0)[1] for number in children) != 0)
 """
 
 
-def test_eight_processes_that_add_and_rebuild_lose_nothing(tmp_path: Path) -> None:
+def test_sixteen_processes_that_add_while_others_rebuild_lose_nothing(tmp_path: Path) -> None:
+    """50 results each, no locks; nobody rebuilds when all is over, and still the tables hold everything."""
     write_result(make_result(method="seed"), tmp_path / "results")
-    processes = [
-        subprocess.Popen([sys.executable, "-c", ADDER, str(tmp_path), str(worker)], stdin=subprocess.PIPE)
-        for worker in range(8)
-    ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.close()
-    torn = []
-    while any(process.poll() is None for process in processes):
-        if (tmp_path / "leaderboard.csv").exists():
-            text = (tmp_path / "leaderboard.csv").read_text()
-            torn += [] if text.endswith("\n") and len(set(map(len, csv.reader(io.StringIO(text))))) == 1 else [text]
-        time.sleep(0.005)
-    assert [process.wait() for process in processes] == [0] * 8
-    assert torn == []
-    assert len(rows(tmp_path)) == 8 * 3 + 1
+    subprocess.run([sys.executable, "-c", CROWD, str(tmp_path)], check=True, timeout=300)
+    assert len(rows(tmp_path)) == 16 * 50 + 1
     before = [(tmp_path / name).read_bytes() for name in ("leaderboard.csv", "README.md")]
-    leaderboard.rebuild(tmp_path)
-    assert before == [(tmp_path / name).read_bytes() for name in ("leaderboard.csv", "README.md")]
+    scratch = tmp_path / "scratch"
+    shutil.copytree(tmp_path / "results", scratch / "results")
+    leaderboard.rebuild(scratch)
+    assert before == [(scratch / name).read_bytes() for name in ("leaderboard.csv", "README.md")]
+    shutil.rmtree(scratch)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "leaderboard.csv", "results"]
+    assert not [path for path in (tmp_path / "results").rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_rebuilding_may_be_overtaken_at_any_step(at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process adds a result and rebuilds between any two steps of the first one."""
+    write_result(make_result(), tmp_path / "results")
+    steps = []
+
+    def between(original):  # type: ignore[no-untyped-def]
+        def step(*given, **options):  # type: ignore[no-untyped-def]
+            steps.append(1)
+            if len(steps) == at + 1:
+                monkeypatch.undo()
+                write_result(make_result(seed=1), tmp_path / "results")
+                leaderboard.rebuild(tmp_path)
+            return original(*given, **options)
+
+        return step
+
+    for name in ("_snapshot", "_read", "write_atomically"):
+        monkeypatch.setattr(files, name, between(getattr(files, name)))
+    leaderboard.rebuild(tmp_path)
+    if at < 5:  # snapshot, read, CSV, page, snapshot; a later step there is not
+        assert [row["seed"] for row in rows(tmp_path)] == ["0", "1"]
+        assert len(steps) == at + 1
+    else:
+        assert (len(steps), [row["seed"] for row in rows(tmp_path)]) == (5, ["0"])
 
 
 def test_a_result_added_while_the_page_is_made_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_result(make_result(), tmp_path / "results")
-    original, late = leaderboard.to_csv, [make_result(seed=1), make_result(seed=2)]
+    original, late = files.to_csv, [make_result(seed=1), make_result(seed=2)]
 
     def slow_to_csv(results: list[Result]) -> str:
         if late:
             write_result(late.pop(), tmp_path / "results")
         return original(results)
 
-    monkeypatch.setattr(leaderboard, "to_csv", slow_to_csv)
+    monkeypatch.setattr(files, "to_csv", slow_to_csv)
     leaderboard.rebuild(tmp_path)
     assert [row["seed"] for row in rows(tmp_path)] == ["0", "1", "2"]
 

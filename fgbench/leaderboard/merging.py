@@ -84,7 +84,7 @@ def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry
 
 
 def _add(path: Path, theirs: Path, ours: Path) -> None:
-    """The predictions first: the JSON is the row's birth. Its bytes stay as they are, in the schema they were written in."""
+    """The predictions first, for the JSON is the row's birth; its bytes stay in the schema they were written in."""
     data = theirs.read_bytes()
     try:
         write_atomically(ours, data, replace=False)

@@ -107,7 +107,7 @@ class Entry:
         return found.mean if found else None
 
     def cell(self, name: str, digits: int = 2) -> str:
-        """Mean over the seeds, with the standard deviation if there are several; empty if it does not apply.
+        """Mean over the seeds, with the standard deviation where they differ; empty if it does not apply.
 
         A value that only some of the seeds have is the mean of those.
         """
@@ -115,7 +115,7 @@ class Entry:
         if not values:
             return ""
         mean = f"{statistics.fmean(values):.{digits}f}"
-        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(set(values)) > 1 else mean
 
     def against(self, name: str, floor: str, digits: int = 2) -> str:
         """A cell and its floor."""

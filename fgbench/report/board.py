@@ -20,8 +20,8 @@ SHARED = ("backbone", "weights", "resolution", "epochs", "selection")  # said on
 NAMES = {
     "accuracy": "accuracy %",
     "class_accuracy": "class acc. %",
-    "landmark_error": "landmark err. %",
-    "pointing_error": "pointing err. %",
+    "landmark_error": "landmark %",
+    "pointing_error": "pointing %",
     "params_m": "M params",
     "gmacs": "GMACs",
     "gflops": "GFLOPs",
@@ -57,9 +57,9 @@ def show(
     marks = {id(entry): mark for entry, mark in zip(chosen, front(chosen), strict=True)}
     for (dataset, track, classes), rows in by_table(chosen).items():
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
-        letters = comparison.groups(folder, rows, metric)
+        letters = comparison.groups(folder, rows, metric) if len(rows) > 1 else [""]
         gaps = comparison.against(folder, rows, baseline, metric) if baseline in rows and baseline else []
-        _print_table(console, rows, columns, letters, [marks[id(entry)] for entry in rows], gaps)
+        _print_table(console, rows, columns, letters, [marks[id(entry)] for entry in rows], gaps, metric)
         if gaps and baseline:
             console.print(f"gap in {metric} to {baseline.label}, points: 95 % bootstrap interval; p after Holm")
         console.print()
@@ -67,8 +67,9 @@ def show(
         console.print("No setting meets the conditions.")
         return
     console.print(
-        f"mean ± standard deviation over n seeds. Rows that share a letter cannot be told apart in {metric}\n"
-        "(5 %, Holm over all pairs of the table). ◆ Pareto front of accuracy, landmark and pointing error, GMACs."
+        "mean ± standard deviation over n seeds; landmark and pointing are errors. Rows of a group (letter) cannot be "
+        f"told apart in {metric} (5 %, Holm over all pairs of the table). ◆ Pareto front of accuracy, landmark and "
+        "pointing error, GMACs."
     )
 
 
@@ -79,36 +80,39 @@ def _print_table(
     letters: Sequence[str],
     marks: Sequence[bool],
     gaps: Sequence[Comparison | None],
+    metric: str,
 ) -> None:
     wide = console.width >= WIDE
     names = list(columns or (WIDE_COLUMNS if wide else NARROW_COLUMNS))
+    if gaps and not columns:  # or the gap would find no room
+        names = [*dict.fromkeys([metric, *NARROW_COLUMNS])] if wide else [metric]
     names = [name for name in names if columns or any(cell_of(entry, name) for entry in rows)]
     shared = {name: {str(getattr(entry.run, name)) for entry in rows} for name in SHARED if name not in names}
     own = [name for name in ("backbone", "resolution") if len(shared.get(name, "x")) > 1 and wide and not columns]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1 if not wide else 2, 0, 0))
-    table.add_column("method", overflow="fold")
+    table.add_column("method", overflow="fold", min_width=0 if gaps else 24)
     for name in own:
         table.add_column(NAMES.get(name, name))
     table.add_column("n", justify="right")
     for index, name in enumerate(names):
-        table.add_column(NAMES.get(name, name), justify="right" if KINDS[name] in NUMBERS else "left")
+        numeric = KINDS[name] in NUMBERS
+        table.add_column(NAMES.get(name, name), justify="right" if numeric else "left", no_wrap=numeric)
         if index == 0 and wide and not columns:
-            table.add_column("95 % interval", justify="right")
+            table.add_column("95 % interval", justify="right", no_wrap=True)
         if index == 0:
             table.add_column("group")
     if gaps:
-        table.add_column("gap", justify="right")
-        table.add_column("p", justify="right")
-    table.add_column("◆")
+        table.add_column("gap", justify="right", no_wrap=True)
+        table.add_column("p", justify="right", no_wrap=True, min_width=5)
     for at, entry in enumerate(rows):
         cells = [entry.label, *(str(getattr(entry.run, name)) for name in own), str(len(entry.runs))]
         for index, name in enumerate(names):
-            cells.append(cell_of(entry, name))
+            cells.append(cell_of(entry, name) if wide or columns or index == 0 else _mean(entry, name))
             cells += [interval(entry, name)] if index == 0 and wide and not columns else []
-            cells += [letters[at]] if index == 0 else []
+            cells += [f"{letters[at]} {'◆' if marks[at] else ''}".strip()] if index == 0 else []
         gap = gaps[at] if gaps else None
         cells += [_gap(gap), _p(gap.p) if gap else ""] if gaps else []
-        table.add_row(*cells, "◆" if marks[at] else "")
+        table.add_row(*cells)
     console.print(table)
     agreed = [f"{name} {min(values)}" for name, values in shared.items() if len(values) == 1]
     if agreed:
@@ -134,7 +138,7 @@ def show_comparison(console: Console, a: Entry, b: Entry, found: Sequence[Compar
     for header in ("", "a", "b", "a - b [95 %]", "p", "finds"):
         table.add_column(header, justify="right" if header else "left")
     for one in found:
-        values = [_mean(entry, one.metric) for entry in (a, b)]
+        values = [cell_of(entry, one.metric) for entry in (a, b)]
         cells = [NAMES[one.metric], *values, _gap(one), _p(one.p), f"{one.test.detectable:.2f}"]
         table.add_row(*cells)
     for name in (
@@ -146,7 +150,7 @@ def show_comparison(console: Console, a: Entry, b: Entry, found: Sequence[Compar
         "peak_memory_gb",
         "train_hours",
     ):
-        values = [_mean(entry, name) for entry in (a, b)]
+        values = [cell_of(entry, name) for entry in (a, b)]
         if any(values):
             table.add_row(NAMES[name], *values)
     console.print(table)
@@ -158,7 +162,8 @@ def show_comparison(console: Console, a: Entry, b: Entry, found: Sequence[Compar
 
 
 def _mean(entry: Entry, name: str) -> str:
-    return cell_of(entry, name)
+    value = entry.mean(name)
+    return "" if value is None else f"{value:.2f}"
 
 
 def _verdict(one: Comparison, a: Entry, b: Entry) -> list[str]:
