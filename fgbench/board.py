@@ -31,57 +31,6 @@ EXPORTED = (
 )  # fmt: skip
 
 
-def add_arguments(board: argparse.ArgumentParser) -> None:
-    """``fgbench leaderboard [action]``."""
-    board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
-    actions = board.add_subparsers(dest="action", metavar="ACTION")
-
-    def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip())
-        action.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help="default: leaderboard")
-        return action
-
-    add("rebuild", "make leaderboard.csv and README.md from the results (the default)")
-    show = add("show", "print the settings, their seeds together, with groups that cannot be told apart")
-    _add_choice(show)
-    show.add_argument("--against", metavar="NAME", help="add gaps to this setting of each table, e.g. baseline")
-    show.add_argument(
-        "--metric",
-        default="accuracy",
-        choices=list(comparison.COLUMNS),
-        help="of groups and gaps; default: %(default)s",
-    )
-    compare = add("compare", "test two settings on the same images, and show those on which they differ most")
-    compare.add_argument("a", help="[dataset/]method[.variant][.digest8][.s<seed>], as show prints it")
-    compare.add_argument("b", help="another one")
-    compare.add_argument("--filter", nargs="+", default=[], metavar="CONDITION", help="where a name is not enough")
-    compare.add_argument("--by", default="accuracy", choices=list(comparison.COLUMNS), help="metric of the images")
-    compare.add_argument("--images", type=int, default=8, metavar="N", help="to show; default: %(default)s")
-    compare.add_argument("--pictures", type=Path, metavar="PNG", help="also draw them (the dataset must be there)")
-    compare.add_argument("--data-root", default="data", metavar="FOLDER", help="of the pictures; default: %(default)s")
-    verify = add("verify", "check every row; exit status 1 if anything is wrong", audit.__doc__ or "")
-    verify.add_argument("--allow-stale", action="store_true", help="name rows of older configurations, but pass")
-    merge = add(
-        "merge", "add other people's results; nothing is overwritten", "Exit status 1 on conflicts or refusals."
-    )
-    merge.add_argument("others", type=Path, nargs="+", metavar="FOLDER", help="a leaderboard, or its results folder")
-    merge.add_argument("--dry-run", action="store_true", help="say what would happen")
-    export = add("export", "write the settings as CSV, LaTeX or Markdown")
-    _add_choice(export)
-    export.add_argument(
-        "--format", default="markdown", choices=["csv", "latex", "markdown"], help="default: %(default)s"
-    )
-    export.add_argument("--output", type=Path, help="default: the terminal")
-
-
-def _add_choice(action: argparse.ArgumentParser) -> None:
-    action.add_argument(
-        "--filter", nargs="+", default=[], metavar="CONDITION", help="dataset=toybirds method=a,b accuracy>=90 ..."
-    )
-    action.add_argument("--sort", metavar="COLUMN", help="best first; --sort=-COLUMN: the other way")
-    action.add_argument("--columns", metavar="A,B", help="of leaderboard.csv")
-
-
 def run(options: argparse.Namespace) -> int:
     """One action; its exit status."""
     verbs = {"show": _show, "compare": _compare, "verify": _verify, "merge": _merge, "export": _export}
@@ -115,13 +64,22 @@ def _columns(options: argparse.Namespace, default: Sequence[str]) -> Sequence[st
 
 def _show(options: argparse.Namespace) -> int:
     console, chosen, columns = Console(), _chosen(options), _columns(options, ())
-    if not options.against:
-        report.show(console, options.folder, chosen, columns, metric=options.metric)
-        return 0
-    for rows in settings.by_table(chosen).values():
-        base = settings.find(rows, options.against)
-        report.show(console, options.folder, rows, columns, base, options.metric)
+    baselines = _baselines(chosen, options.against) if options.against else []
+    report.show(console, options.folder, chosen, columns, baselines, options.metric)
     return 0
+
+
+def _baselines(chosen: Sequence[Entry], name: str) -> list[Entry]:
+    """The setting of a name in each table; a table may lack it, not all of them."""
+    found, problems = [], []
+    for rows in settings.by_table(chosen).values():
+        try:
+            found.append(settings.find(rows, name))
+        except ResultError as error:
+            problems.append(str(error))
+    if problems and not found:
+        raise ResultError(problems[0])
+    return found
 
 
 def _compare(options: argparse.Namespace) -> int:

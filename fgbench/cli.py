@@ -11,6 +11,13 @@ from fgbench.result import ResultError
 if TYPE_CHECKING:
     from fgbench.data import BenchDataModule
 
+TESTED = ("accuracy", "landmark_error", "pointing_error")  # metrics that predictions know image by image
+ROWS = (
+    "A row must be complete and made by committed code; its digest that of its configuration, which must resolve to the "
+    "same today; its numbers those of its predictions, each image once; its seeds different runs; its table of one test "
+    "split; and leaderboard.csv and README.md what the results make."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """``fgbench <verb> ...``; see ``fgbench --help``."""
@@ -84,13 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     for kind in (curves, channels):
         kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
-    from fgbench import board
-
-    board.add_arguments(
-        verbs.add_parser(
-            "leaderboard", help="the results: rebuild their tables, show, compare, verify, merge, export them"
-        )
-    )
+    results = "the results: rebuild their tables, show, compare, verify, merge or export them"
+    add_board(verbs.add_parser("leaderboard", help=results, description=f"{results[0].upper()}{results[1:]}."))
     return parser
 
 
@@ -127,6 +129,58 @@ def add_data(data: argparse.ArgumentParser) -> None:
     show.add_argument("--view", choices=("train", "test", "locate"), default="train", help="default: %(default)s")
     show.add_argument("--split", choices=("train", "val", "test", "fit"), default="train", help="default: %(default)s")
     show.add_argument("--output", type=Path, help="the PNG; default: runs/<dataset>/<split>-<view>.png")
+
+
+def add_board(board: argparse.ArgumentParser) -> None:
+    """``fgbench leaderboard [action]``."""
+    board.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
+    actions = board.add_subparsers(dest="action", metavar="ACTION")
+
+    def add(name: str, text: str, more: str = "") -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}".strip())
+        action.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help="default: leaderboard")
+        return action
+
+    add("rebuild", "make leaderboard.csv and README.md from the results (the default)")
+    show = add("show", "print the settings, their seeds together, with groups that cannot be told apart")
+    add_choice(show)
+    show.add_argument("--against", metavar="NAME", help="add gaps to this setting of each table, e.g. baseline")
+    show.add_argument(
+        "--metric",
+        default="accuracy",
+        choices=TESTED,
+        help="of groups and gaps; default: %(default)s",
+    )
+    compare = add("compare", "test two settings on the same images, and show those on which they differ most")
+    compare.add_argument("a", help="[dataset/]method[.variant][.digest8][.s<seed>], as show prints it")
+    compare.add_argument("b", help="another one")
+    compare.add_argument("--filter", nargs="+", default=[], metavar="CONDITION", help="where a name is not enough")
+    compare.add_argument("--by", default="accuracy", choices=TESTED, help="metric of the images")
+    compare.add_argument("--images", type=int, default=8, metavar="N", help="to show; default: %(default)s")
+    compare.add_argument("--pictures", type=Path, metavar="PNG", help="also draw them (the dataset must be there)")
+    compare.add_argument("--data-root", default="data", metavar="FOLDER", help="of the pictures; default: %(default)s")
+    verify = add("verify", "check every row; exit status 1 if anything is wrong", ROWS)
+    verify.add_argument("--allow-stale", action="store_true", help="name rows of older configurations, but pass")
+    merge = add(
+        "merge", "add other people's results; nothing is overwritten", "Exit status 1 on conflicts or refusals."
+    )
+    merge.add_argument("others", type=Path, nargs="+", metavar="FOLDER", help="a leaderboard, or its results folder")
+    merge.add_argument("--dry-run", action="store_true", help="say what would happen")
+    export = add("export", "write the settings as CSV, LaTeX or Markdown")
+    add_choice(export)
+    export.add_argument(
+        "--format", default="markdown", choices=["csv", "latex", "markdown"], help="default: %(default)s"
+    )
+    export.add_argument("--output", type=Path, help="default: the terminal")
+
+
+def add_choice(action: argparse.ArgumentParser) -> None:
+    """Which settings, in which order, with which columns."""
+    action.add_argument(
+        "--filter", nargs="+", default=[], metavar="CONDITION", help="dataset=toybirds method=a,b accuracy>=90 ..."
+    )
+    action.add_argument("--sort", metavar="COLUMN", help="best first; --sort=-COLUMN: the other way")
+    action.add_argument("--columns", metavar="A,B", help="of leaderboard.csv")
 
 
 def run_bench(options: argparse.Namespace) -> int:

@@ -473,6 +473,10 @@ def test_verbs_end_with_the_right_status(
     assert "no column 'nothing'" in str(fgbench("show", "--columns", "nothing", *folder))
 
 
+def test_the_command_line_offers_what_can_be_tested() -> None:
+    assert cli.TESTED == tuple(comparison.COLUMNS)
+
+
 def test_a_command_names_its_cell_and_weights_need_not_be_here() -> None:
     result = next(
         run

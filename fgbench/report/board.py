@@ -41,7 +41,7 @@ def show(
     folder: Path,
     chosen: Sequence[Entry],
     columns: Sequence[str] = (),
-    baseline: Entry | None = None,
+    baselines: Sequence[Entry] = (),
     metric: str = "accuracy",
 ) -> None:
     """Print a table for each dataset, track and number of classes.
@@ -51,16 +51,17 @@ def show(
         folder: the leaderboard's, for the predictions.
         chosen: settings, in the order of the rows.
         columns: of the leaderboard; what fits if not given.
-        baseline: setting that each row of its table is compared with.
+        baselines: settings with which the rows of their tables are compared.
         metric: of the groups and of the comparison with the baseline.
     """
     marks = {id(entry): mark for entry, mark in zip(chosen, front(chosen), strict=True)}
     for (dataset, track, classes), rows in by_table(chosen).items():
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
         letters = comparison.groups(folder, rows, metric) if len(rows) > 1 else [""]
-        gaps = comparison.against(folder, rows, baseline, metric) if baseline in rows and baseline else []
+        baseline = next((entry for entry in rows if entry in baselines), None)
+        gaps = comparison.against(folder, rows, baseline, metric) if baseline else []
         _print_table(console, rows, columns, letters, [marks[id(entry)] for entry in rows], gaps, metric)
-        if gaps and baseline:
+        if baseline:
             console.print(f"gap in {metric} to {baseline.label}, points: 95 % bootstrap interval; p after Holm")
         console.print()
     if not chosen:
