@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 TESTED = ("accuracy", "landmark_error", "pointing_error")  # metrics that predictions know image by image
 ROWS = (
-    "A row must be complete and made by committed code; its digest that of its configuration, which must resolve to the "
-    "same today; its numbers those of its predictions, each image once; its seeds different runs; its table of one test "
-    "split; and leaderboard.csv and README.md what the results make."
+    "A row must be complete and made by committed code; its digest that of its configuration, which must resolve to "
+    "the same today; its numbers those of its predictions, each image once; its seeds different runs; its table of one "
+    "test split; and leaderboard.csv and README.md what the results make."
 )
 
 

@@ -474,7 +474,7 @@ def test_verbs_end_with_the_right_status(
 
 
 def test_the_command_line_offers_what_can_be_tested() -> None:
-    assert cli.TESTED == tuple(comparison.COLUMNS)
+    assert tuple(comparison.COLUMNS) == cli.TESTED
 
 
 def test_a_command_names_its_cell_and_weights_need_not_be_here() -> None:
