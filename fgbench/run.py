@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def run_phase(phase: str, folder: Path, explainer: str = OWN) -> int:
     """Run a phase in this process; a failure leaves ``failure.txt`` and exit status 1."""
     hush()
     try:
-        phases = {"prepare": prepare, "fit": fit, "test": lambda folder, run: test(folder, run, explainer)}
-        phases[phase](folder, read_run(folder))
+        run = read_run(folder)
+        {"prepare": prepare, "fit": fit}.get(phase, partial(test, explainer=explainer))(folder, run)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         print(f"fgbench {phase}: {message}", file=sys.stderr)

@@ -19,7 +19,7 @@ from fgbench.predictions import read_predictions
 from fgbench.result import read_result
 
 SMALL = [
-    *("--data.init_args.num_images", "42", "--data.init_args.num_classes", "3", "--data.init_args.image_size", "64"),
+    *("--data.init_args.num_images", "42", "--data.init_args.num_classes", "3", "--data.init_args.image_size", "96"),
     *("--data.init_args.batch_size", "8", "--data.init_args.eval_batch_size", "7", "--machine.accelerator", "cpu"),
     *("--method.init_args.backbone", "resnet_nano", "--method.init_args.weights", "null"),
     *("--machine.progress", "false", "--machine.logger", "none", "--trainer.max_epochs", "1"),
@@ -89,6 +89,7 @@ def test_an_explained_row_is_skipped_when_it_is_there_and_made_again_when_it_is_
 def test_what_cannot_be_explained_says_so(cells, tmp_path, capfd):
     _, (plan, grouping), (_, status) = cells
     assert status == 1
+    assert (grouping.run_folder / "result.json").exists()  # it is the explainer that failed
     report = grouping.run_folder / "explained/cam/failure.txt"
     assert "RegionGrouping has no CAM as configured" in report.read_text().splitlines()[0]
     assert not (grouping.run_folder / "failure.txt").exists()
