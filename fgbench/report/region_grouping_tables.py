@@ -85,10 +85,7 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
         values = [_mean([value(one, printed.metric, key) for one in runs]) for _, key in printed.columns]
         if any(values):
             first = runs[0]
-            of = "" if first.classes == leaderboard.FULL_CLASSES.get(first.dataset) else f", {first.classes} classes"
-            seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-            name = f"{label(first)} ({first.track}{of}{seeds})"
-            table.add_row("measured", name, _setting(first.backbone, str(first.resolution)), *values)
+            table.add_row("measured", _described(runs), _setting(first.backbone, str(first.resolution)), *values)
     floors = {_mean([getattr(one, f"{printed.metric[:-6]}_floor") for one in runs])
               for runs in _groups(printed.dataset, results)} - {""}  # fmt: skip
     if floors:
@@ -102,24 +99,16 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
 def measured_table(dataset: str, results: Sequence[Result]) -> Table:
     """All explanations of a dataset's runs beside each other."""
     table = Table(
-        title=f"explanations measured on {dataset}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    names = ("accuracy", "landmark_error", "landmark_floor", "pointing_error", "pointing_floor")
-    for heading in (
-        "method",
-        "network",
-        "track",
-        "classes",
-        "px",
-        "seeds",
-        *(f"{name.replace('_', ' ')} %" for name in names),
-    ):
-        table.add_column(heading, justify="left" if heading in ("method", "network", "track") else "right")
+        title=f"explanations measured on {dataset}; accuracy %, errors % with their floors", title_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    names = {"accuracy": "accuracy", "landmark_error": "landmarks", "landmark_floor": "floor",
+             "pointing_error": "pointing", "pointing_floor": "floor"}  # fmt: skip
+    for heading in ("method", "network", *names.values()):
+        table.add_column(heading, justify="left" if heading in ("method", "network") else "right")
     for runs in _groups(dataset, results):
-        first = runs[0]
         values = [_mean([getattr(one, name) for one in runs]) for name in names]
-        table.add_row(label(first), first.backbone, first.track, str(first.classes), str(first.resolution),
-                      str(len(runs)), *values)  # fmt: skip
+        table.add_row(_described(runs), _setting(runs[0].backbone, str(runs[0].resolution)), *values)
     return table
 
 
@@ -146,6 +135,13 @@ def label(result: Result) -> str:
     """What a row is called."""
     name = f"{result.method}.{result.variant}" if result.variant else result.method
     return name if result.explainer == "own" else f"{name} + {result.explainer}"
+
+
+def _described(runs: Sequence[Result]) -> str:
+    """A setting in words: method and explainer, track, classes where they are not all, seeds."""
+    first = runs[0]
+    of = "" if first.classes == leaderboard.FULL_CLASSES.get(first.dataset) else f", {first.classes} classes"
+    return f"{label(first)} ({first.track}{of}{f', {len(runs)} seeds' if len(runs) > 1 else ''})"
 
 
 def _setting(network: str, pixels: str) -> str:
