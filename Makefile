@@ -5,6 +5,9 @@ DATASET ?= toybirds
 SEED    ?= 0
 SEEDS   ?= $(SEED)
 LOSS    ?=
+EXPLAIN ?=
+RUN     ?=
+IMAGES  ?=
 ARGS    ?=
 
 ifdef FGBENCH_PYTHON
@@ -17,7 +20,7 @@ endif
 FGBENCH := @$(PYTHON) -m fgbench
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench data data-prepare data-check test check format leaderboard benchmarks clean
+.PHONY: help install bench explain gallery tables data data-prepare data-check test check format leaderboard benchmarks clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +28,7 @@ help:  ## list the verbs
 	@echo "  make bench METHOD=baseline DATASET=toybirds SEED=0 ARGS='--trainer.max_epochs 5'    one cell"
 	@echo "  make bench METHOD=all DATASET=toybirds SEEDS=0,1,2                                  a grid of cells"
 	@echo "  make bench METHOD=baseline LOSS=arcface DATASET=toybirds                            another loss"
+	@echo "  make bench METHOD=baseline EXPLAIN=gradcam,guided_gradcam,centre                    and rows of explainers"
 	@echo "  make bench ARGS=--help                                                              every option"
 	@echo "  FGBENCH_PYTHON=python3 make bench       use an interpreter that has the packages; nothing is installed"
 
@@ -32,7 +36,7 @@ install:  ## make .venv from the lock (every verb does this when needed)
 	$(INSTALL)
 
 bench: install  ## train and evaluate METHOD on DATASET, add the row to the leaderboard
-	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS)$(if $(LOSS), --losses $(LOSS)) $(ARGS)
+	$(FGBENCH) bench --methods $(METHOD) --datasets $(DATASET) --seeds $(SEEDS)$(if $(LOSS), --losses $(LOSS))$(if $(EXPLAIN), --explain $(EXPLAIN)) $(ARGS)
 
 test: check  ## all checks, all tests with coverage, a two-process run, a one-epoch bench
 	@$(PYTHON) -m pytest -n auto --maxprocesses 8 --dist loadfile --cov=fgbench --cov-report=term:skip-covered $(ARGS)
@@ -55,6 +59,15 @@ data-prepare: install  ## unpack the archives of DATASET that you put into data/
 
 data-check: install  ## look at every image and annotation of DATASET
 	$(FGBENCH) data check $(DATASET) $(ARGS)
+
+explain: install  ## draw what RUN says of IMAGES (or of test images), and why
+	$(FGBENCH) explain --run $(RUN)$(if $(IMAGES), --image $(IMAGES))$(if $(EXPLAIN), --explainer $(EXPLAIN)) $(ARGS)
+
+gallery: install  ## one HTML page: test images of DATASET in rows, finished runs in columns
+	$(FGBENCH) gallery --dataset $(DATASET)$(if $(EXPLAIN), --explain $(EXPLAIN)) $(ARGS)
+
+tables: install  ## the paper's comparison of explanations beside measured rows
+	$(FGBENCH) tables region_grouping $(ARGS)
 
 leaderboard: install  ## rebuild the tables; ARGS=show, compare A B, verify, merge FOLDER, export
 	$(FGBENCH) leaderboard $(ARGS)

@@ -5,7 +5,7 @@ of the others.
 A run folder holds all that a killed run needs to go on where it stopped; a cell whose result is in the leaderboard is
 skipped.
 
-May import: cells, config, result, leaderboard, report. Must not import: run, scoring (the phases do).
+May import: cells, config, explain, result, leaderboard, report. Must not import: run, scoring (the phases do).
 Reads: results. Writes: run folders, results, the leaderboard's tables.
 """
 
@@ -23,8 +23,9 @@ from pathlib import Path
 import yaml
 
 from fgbench import leaderboard
-from fgbench.cells import ROOT, Cell
+from fgbench.cells import ROOT, Cell, ConfigError
 from fgbench.config import Resolved, has_preparation, is_customised, resolve
+from fgbench.explain import ExplainerError, parse
 from fgbench.report import terminal
 from fgbench.result import ResultError, from_json, read_result, write_atomically, write_result
 
@@ -51,13 +52,23 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def bench(cells: Sequence[Cell], dry_run: bool = False) -> int:
+def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str] = ()) -> int:
     """Run every cell that has no result yet; report all, return the exit status.
 
+    Args:
+        cells: the grid.
+        dry_run: print configurations only.
+        explainers: evaluate each finished cell again with the evidence of these, a row for each.
+
     Raises:
-        ConfigError: if any cell cannot be configured; then none has started.
+        ConfigError: if any cell cannot be configured, or there is no such explainer; then none has started.
     """
     plans = [resolve(cell) for cell in cells]
+    try:
+        for name in explainers:
+            parse(name)
+    except ExplainerError as error:
+        raise ConfigError(str(error)) from None
     if dry_run:
         for plan in plans:
             print(f"# {plan.cell}  digest {plan.digest}  from {' + '.join(plan.sources)}")
@@ -66,17 +77,26 @@ def bench(cells: Sequence[Cell], dry_run: bool = False) -> int:
     outcomes = []
     for index, plan in enumerate(plans, 1):
         say(f"[{index}/{len(plans)}] {plan.cell}: digest {plan.digest}, run folder {plan.run_folder}")
-        started = time.monotonic()
-        try:
-            outcome = run_cell(plan)
-            if outcome.state in ("done", "skipped"):
-                terminal.show(read_result(Path(outcome.detail)), Path(plan.machine.leaderboard))
-        except (ResultError, OSError) as error:  # a full disk, a damaged file: the other cells go on
-            outcome = Outcome(plan.cell, "failed", str(error))
-        outcomes.append(outcome)
-        seconds = time.monotonic() - started
-        say(f"[{index}/{len(plans)}] {plan.cell}: {outcome.state}, {seconds:.0f} s: {outcome.detail}")
+        for explainer in (None, *explainers):
+            outcome, seconds = attempt(plan, explainer)
+            outcomes.append(outcome)
+            what = f"{plan.cell}{f' explained by {explainer}' if explainer else ''}"
+            say(f"[{index}/{len(plans)}] {what}: {outcome.state}, {seconds:.0f} s: {outcome.detail}")
+            if explainer is None and outcome.state not in ("done", "skipped"):
+                break
     return summarise(outcomes)
+
+
+def attempt(plan: Resolved, explainer: str | None) -> tuple[Outcome, float]:
+    """Run a cell, or explain it, and show its row; how it ended and how many seconds it took."""
+    started = time.monotonic()
+    try:
+        outcome = run_cell(plan) if explainer is None else explain_cell(plan, explainer)
+        if outcome.state in ("done", "skipped"):
+            terminal.show(read_result(Path(outcome.detail)), Path(plan.machine.leaderboard))
+    except (ResultError, OSError) as error:  # a full disk, a damaged file: the other cells go on
+        outcome = Outcome(plan.cell, "failed", str(error))
+    return outcome, time.monotonic() - started
 
 
 def summarise(outcomes: Sequence[Outcome]) -> int:
@@ -113,6 +133,34 @@ def run_cell(plan: Resolved) -> Outcome:
     return Outcome(plan.cell, "done", str(target))
 
 
+def explain_cell(plan: Resolved, explainer: str) -> Outcome:
+    """Evaluate a finished cell's checkpoint with an explainer's evidence, and publish the row."""
+    board, folder = Path(plan.machine.leaderboard), plan.run_folder
+    target = board / "results" / plan.cell.dataset / f"{plan.name_with(explainer)}.json"
+    if target.exists():
+        leaderboard.rebuild(board)
+        return Outcome(plan.cell, "skipped", str(target))
+    if not ((folder / "fit.json").exists() and any(folder.glob("checkpoints/*.ckpt"))):
+        own = target.with_name(f"{plan.name}.json")
+        return Outcome(
+            plan.cell,
+            "failed",
+            f"{folder}: there is no trained checkpoint to explain with {explainer}; the row {own} was made elsewhere, "
+            "or the run folder was removed. Copy the run folder here, or move that row away and give the command again",
+        )
+    with lock(folder / ".lock") as mine:
+        if mine is None:
+            return Outcome(plan.cell, "busy", f"another process runs it in {folder}")
+        place = folder / "explained" / explainer
+        (place / "failure.txt").unlink(missing_ok=True)
+        status = run_phase("test", folder, mine, explainer)
+        if status != 0:
+            return Outcome(plan.cell, "failed", report_failure(plan, "test", status, place))
+        publish(place, target)
+    leaderboard.rebuild(board)
+    return Outcome(plan.cell, "done", str(target))
+
+
 def publish(folder: Path, target: Path) -> None:
     """Copy a finished run's predictions and, last, its result to the leaderboard: the JSON is the row's birth.
 
@@ -143,15 +191,17 @@ def write_config(plan: Resolved) -> None:
     say(yaml.safe_dump(plan.tree, sort_keys=False).rstrip())
 
 
-def run_phase(phase: str, folder: Path, held: int) -> int:
+def run_phase(phase: str, folder: Path, held: int, explainer: str = "") -> int:
     """Run one phase as a process; an interrupt is passed on and waited for, so that it can save.
 
     Args:
         phase: one of ``PHASES``.
         folder: the run's.
         held: descriptor of the run's lock; the phase inherits it, and so keeps the run locked if only the parent dies.
+        explainer: whose evidence to test; empty for the method's own.
     """
     command = [sys.executable, "-m", "fgbench", phase, str(folder)]
+    command += ["--explainer", explainer] if explainer else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(command, env=environment, pass_fds=[held]) as process:
         try:
@@ -162,9 +212,9 @@ def run_phase(phase: str, folder: Path, held: int) -> int:
             raise
 
 
-def report_failure(plan: Resolved, phase: str, status: int) -> str:
+def report_failure(plan: Resolved, phase: str, status: int, place: Path | None = None) -> str:
     """Make sure that ``failure.txt`` is there and says what to do; its path and first line."""
-    path = plan.run_folder / "failure.txt"
+    path = (place or plan.run_folder) / "failure.txt"
     if not path.exists():
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         hint = "out of memory is the usual reason for SIGKILL: try a smaller batch_size or fewer workers"

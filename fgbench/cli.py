@@ -58,6 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--track", default="paper", help="a file of experiments/tracks, a+b: both; default: the papers' recipes"
     )
+    bench.add_argument(
+        "--explain",
+        default="",
+        metavar="A,B",
+        help="further rows: the checkpoint with the evidence of these explainers",
+    )
     bench.add_argument("--dry-run", action="store_true", help="print the resolved configurations and stop")
 
     phases = {
@@ -68,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     for phase, text in phases.items():
         verb = verbs.add_parser(phase, help=f"{text} that bench made (bench calls this)")
         verb.add_argument("folder", type=Path, help="runs/<dataset>/<name>")
+        if phase == "test":
+            verb.add_argument("--explainer", default="own", help="whose evidence to test; default: the method's own")
 
     weights = verbs.add_parser("weights", help="save a trained backbone, for --method.init_args.weights of other runs")
     weights.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
@@ -76,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--whole", action="store_true", help="the whole method: a ProtoPNet that others take patches from"
     )
 
+    add_explain(verbs)
     add_data(verbs.add_parser("data", help="unpack and index a dataset, check it, look at it as a method sees it"))
 
     ensemble = verbs.add_parser("ensemble", help="what finished runs say together: the mean of their probabilities")
@@ -94,6 +103,32 @@ def build_parser() -> argparse.ArgumentParser:
     results = "the results: rebuild their tables, show, compare, verify, merge or export them"
     add_board(verbs.add_parser("leaderboard", help=results, description=f"{results[0].upper()}{results[1:]}."))
     return parser
+
+
+def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``fgbench explain`` and ``fgbench gallery``: pictures of what runs look at; ``fgbench tables``."""
+    explain = verbs.add_parser("explain", help="what a run says of pictures, yours or the test split's, and why")
+    explain.add_argument("--run", type=Path, required=True, help="runs/<dataset>/<name>, trained to its end")
+    explain.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help="your pictures, JPEG or PNG")
+    explain.add_argument("--examples", type=int, default=12, metavar="N", help="without --image: test images, spread "
+                         "evenly over the split; default: %(default)s")  # fmt: skip
+    explain.add_argument("--explainer", default="own", help="whose evidence is shown; default: the method's own")
+    explain.add_argument("--output", type=Path, help="folder; default: pictures/<explainer> in the run's")
+
+    gallery = verbs.add_parser(
+        "gallery", help="one HTML page: images in rows, the finished runs of a dataset in columns"
+    )
+    gallery.add_argument("--dataset", default="toybirds", help="default: %(default)s")
+    gallery.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders; default: %(default)s")
+    gallery.add_argument("--only", type=Path, nargs="+", default=[], metavar="RUN", help="these run folders, in order")
+    gallery.add_argument("--explain", default="", metavar="A,B", help="further columns: explainers of each run")
+    gallery.add_argument("--examples", type=int, default=12, metavar="N", help="rows; default: %(default)s")
+    gallery.add_argument("--output", type=Path, help="default: <runs>/<dataset>/gallery.html")
+
+    tables = verbs.add_parser("tables", help="a paper's comparison of explanations, its numbers beside measured ones")
+    tables.add_argument("paper", choices=("region_grouping",), help="Tables 2, 4 and 6 of Huang & Li, CVPR 2020")
+    tables.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
+    tables.add_argument("--dataset", help="print one table of all of it, measured on this dataset, instead")
 
 
 def add_data(data: argparse.ArgumentParser) -> None:
@@ -204,7 +239,8 @@ def run_bench(options: argparse.Namespace) -> int:
             options.rest,
             options.losses,
         )
-        return bench(chosen, dry_run=options.dry_run)
+        explainers = [name.strip() for name in options.explain.split(",") if name.strip()]
+        return bench(chosen, dry_run=options.dry_run, explainers=explainers)
     except cells.ConfigError as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 2
@@ -214,7 +250,45 @@ def run_phase(options: argparse.Namespace) -> int:
     """``prepare``, ``fit`` or ``test`` in this process (and, under DDP, in its peers)."""
     from fgbench.run import run_phase
 
-    return run_phase(options.verb, options.folder)
+    return run_phase(options.verb, options.folder, *([options.explainer] if options.verb == "test" else []))
+
+
+def run_explain(options: argparse.Namespace) -> int:
+    """Explain pictures."""
+    from fgbench.explain import ExplainerError
+    from fgbench.pictures import explain
+
+    try:
+        for path in explain(options.run, options.image, options.examples, options.explainer, options.output):
+            print(path)
+    except (ExplainerError, ValueError, RuntimeError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_gallery(options: argparse.Namespace) -> int:
+    """Write the page of a dataset."""
+    from fgbench.gallery import find_runs, write_gallery
+
+    names = [name.strip() for name in options.explain.split(",") if name.strip()]
+    try:
+        folders = options.only or find_runs(options.runs / options.dataset)
+        path = options.output or options.runs / options.dataset / "gallery.html"
+        write_gallery(path, folders, options.examples, names, say=lambda line: print(line, file=sys.stderr))
+    except (ValueError, RuntimeError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    print(path)
+    return 0
+
+
+def run_tables(options: argparse.Namespace) -> int:
+    """Print the comparison."""
+    from fgbench.report.region_grouping_tables import show
+
+    show(options.folder, options.dataset)
+    return 0
 
 
 def run_weights(options: argparse.Namespace) -> int:
@@ -332,11 +406,14 @@ def run_leaderboard(options: argparse.Namespace) -> int:
 VERBS = {
     "bench": run_bench,
     "data": run_data,
+    "explain": run_explain,
     "figure": run_figure,
     "fit": run_phase,
     "ensemble": run_ensemble,
+    "gallery": run_gallery,
     "leaderboard": run_leaderboard,
     "prepare": run_phase,
+    "tables": run_tables,
     "test": run_phase,
     "weights": run_weights,
 }

@@ -110,6 +110,10 @@ class Resolved:
         """``region_grouping.no_prior.1a2b3c4d.s0``: unique for a digest and a seed."""
         return result.result_name(self.cell.method, self.cell.variant, self.digest, self.cell.seed)
 
+    def name_with(self, explainer: str) -> str:
+        """The same, of an evaluation with an explainer's evidence."""
+        return result.result_name(self.cell.method, self.cell.variant, self.digest, self.cell.seed, explainer)
+
     @property
     def machine(self) -> Machine:
         """The part that changes no number."""

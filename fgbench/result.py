@@ -6,7 +6,7 @@ again when it is read: a file that is torn, newer or edited into nonsense never 
 does, without the columns of which nobody knew then.
 
 May import: the standard library. Must not import: anything else of the suite. Reads and writes:
-``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>.json``.
+``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>[.<explainer>].json``.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Result:
     method: str = field(metadata=_column("method, a file in experiments/methods", "name"))
     variant: str = field(default="", metadata=_column("row of an ablation; empty: the method itself", "variant"))
     explainer: str = field(
-        default="own", metadata=_column("where saliency and parts come from: own, or a post-hoc explanation", "text")
+        default="own", metadata=_column("where saliency and parts come from: own, or a post-hoc explanation", "name")
     )
     backbone: str = field(metadata=_column("network under the method", "text"))
     weights: str = field(metadata=_column("weights that training started from", "text"))
@@ -151,7 +151,7 @@ class Result:
     @property
     def name(self) -> str:
         """Stem of the run's files."""
-        return result_name(self.method, self.variant, self.config_digest, self.seed)
+        return result_name(self.method, self.variant, self.config_digest, self.seed, self.explainer)
 
 
 @cache
@@ -273,13 +273,16 @@ def digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def result_name(method: str, variant: str, config_digest: str, seed: int) -> str:
+def result_name(method: str, variant: str, config_digest: str, seed: int, explainer: str = "own") -> str:
     """Stem of a run's files.
 
     >>> result_name("region_grouping", "no_prior", "0123456789ab", 3)
     'region_grouping.no_prior.01234567.s3'
+    >>> result_name("baseline", "", "0123456789ab", 3, "gradcam")
+    'baseline.01234567.s3.gradcam'
     """
-    return ".".join([method, *([variant] if variant else []), config_digest[:8], f"s{seed}"])
+    further = [] if explainer == "own" else [explainer]
+    return ".".join([method, *([variant] if variant else []), config_digest[:8], f"s{seed}", *further])
 
 
 def to_json(result: Result) -> str:

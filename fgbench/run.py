@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Pr
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from fgbench import config, costs, provenance
+from fgbench import config, costs, explaining, provenance
 from fgbench import prepare as preparing
 from fgbench.backbones import save_weights, write_tensors
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
+from fgbench.explain import Explained
 from fgbench.layers.batchnorm import convert_sync_batchnorm
 from fgbench.methods import MCLoss, Method
 from fgbench.passes import TrainingPass
@@ -45,22 +47,24 @@ from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_che
 from fgbench.scoring import Scoring
 from fgbench.types import Batch
 
+OWN = "own"  # evidence of the method itself, not of an explainer
 EXAMPLES = 12  # images on a run's sheet
 PICTURED = 6  # of them in a method's own figures
 CHANNEL_EXAMPLES = 4  # images on a run's sheet of channels, which has several rows for each
 
 
-def run_phase(phase: str, folder: Path) -> int:
+def run_phase(phase: str, folder: Path, explainer: str = OWN) -> int:
     """Run a phase in this process; a failure leaves ``failure.txt`` and exit status 1."""
     hush()
     try:
-        {"prepare": prepare, "fit": fit, "test": test}[phase](folder, read_run(folder))
+        run = read_run(folder)
+        {"prepare": prepare, "fit": fit}.get(phase, partial(test, explainer=explainer))(folder, run)
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         print(f"fgbench {phase}: {message}", file=sys.stderr)
         report = f"{message}\n\nin {phase}\n\n{traceback.format_exc()}"
         with contextlib.suppress(ResultError):  # the disk may be what failed
-            write_atomically(folder / "failure.txt", report.encode())
+            write_atomically(place_of(folder, explainer) / "failure.txt", report.encode())
         return 1
     return 0
 
@@ -144,27 +148,36 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
         write_atomically(folder / "fit.json", json.dumps(record, indent=1).encode())
 
 
-def test(folder: Path, run: dict[str, Any]) -> None:
-    """Evaluate the selected checkpoint; writes predictions, figures and, last, ``result.json``."""
-    if (folder / "result.json").exists():
+def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
+    """Evaluate the selected checkpoint; writes predictions, figures and, last, ``result.json``.
+
+    With an explainer the evidence is that one's, and the files lie in a folder of their own.
+    """
+    place, own = place_of(folder, explainer), explainer == OWN
+    if (place / "result.json").exists():
         return
     tree = run["tree"]
     seed_everything(tree["seed"], verbose=False)
     data, method = config.instantiate(tree)
     selected = "last.ckpt" if tree["selection"] == "last" else "best.ckpt"
     load_weights(method, folder / "checkpoints" / selected)
-    preparing.attach(data, method)
+    if own:  # explainers look at pixels, which prepared rows may replace
+        preparing.attach(data, method)
     data.prepare_data()
     data.setup("test")
-    logger = make_logger(folder, run)
-    scoring = Scoring.for_test(data, method)
+    logger = make_logger(folder, run) if own else None
+    shows = method if own else explaining.make_explained(explainer, method, tree)
+    scoring = Scoring.for_test(data, shows)
     trainer = make_trainer(tree, folder, [scoring], logger)
+    if isinstance(shows, Explained):
+        with trainer.precision_plugin.forward_context():
+            explaining.fit(shows, data, trainer.strategy.root_device)
     loaders: list[str] = [role for role in scoring.roles if role != "fit"]
-    parts = folder / "predictions"
-    files = [*loaders, "logits"]
+    parts = place / "predictions"
+    files = [*loaders, *(["logits"] if own else [])]
     writers = {name: PredictionsWriter(parts / f"{name}{trainer.global_rank}.parquet") for name in files}
     scoring.writers.update(writers)
-    trainer.test(method, dataloaders=scoring.loaders(data), verbose=False)
+    trainer.test(shows, dataloaders=scoring.loaders(data), verbose=False)
     for writer in writers.values():
         writer.close()
     trainer.strategy.barrier()
@@ -176,20 +189,26 @@ def test(folder: Path, run: dict[str, Any]) -> None:
         merge_predictions(pieces, whole, expected=scoring.report["n_eval"])
         for piece in pieces if name == "logits" else []:  # large
             piece.unlink(missing_ok=True)
-    join_predictions([parts / f"{role}.parquet" for role in loaders], folder / "predictions.parquet")
+    join_predictions([parts / f"{role}.parquet" for role in loaders], place / "predictions.parquet")
     with trainer.precision_plugin.forward_context():  # as the test saw them
-        shown = choose_examples(data, method, trainer.strategy.root_device)
-        write_method_figures(folder, run["name"], method, shown)
-    write_sheet(folder / "figures" / "examples.png", shown, run["name"])
-    if method.class_stages:
+        shown = choose_examples(data, shows, trainer.strategy.root_device)
+        if own:
+            write_method_figures(folder, run["name"], method, shown)
+    write_sheet(place / "figures" / "examples.png", shown, run["name"] + ("" if own else f" explained by {explainer}"))
+    if shows.class_stages:
         channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
-    result = make_result(folder, run, data, method, scoring.report, logger)
+    result = make_result(folder, run, data, method, scoring.report, logger, explainer)
     if logger:
         wandb_report.log_outcome(logger, result, folder / "predictions.parquet", shown)
-    write_atomically(folder / "result.json", to_json(result).encode())
+    write_atomically(place / "result.json", to_json(result).encode())
 
 
-def choose_examples(data: BenchDataModule, method: Method, device: torch.device) -> list[Example]:
+def place_of(folder: Path, explainer: str) -> Path:
+    """Where in a run's folder an explainer's evaluation goes; the method's own goes into the folder itself."""
+    return folder if explainer == OWN else folder / "explained" / explainer
+
+
+def choose_examples(data: BenchDataModule, method: Method | Explained, device: torch.device) -> list[Example]:
     """What the method says of ``EXAMPLES`` images, spread evenly over the test split: the same for every method."""
     rows = data.listing.rows("test")
     chosen = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
@@ -212,12 +231,12 @@ def write_method_figures(folder: Path, title: str, method: Method, shown: Sequen
         write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
 
 
-def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
+def example_of(item: Batch, names: tuple[str, ...], method: Method | Explained) -> Example:
     """One image through the method, on the method's device."""
     batch = Batch(*(value[None].to(method.device) for value in item))
     with torch.no_grad():
         output = method.respond(method.on_after_batch_transfer(batch, 0))
-    maps = {
+    maps: dict[str, Any] = {
         name: value[0].float().cpu().numpy()
         for name, value in (("saliency", output.saliency), ("parts", output.parts), ("finer", output.finer))
         if value is not None
@@ -234,6 +253,7 @@ def example_of(item: Batch, names: tuple[str, ...], method: Method) -> Example:
         predicted=predicted,
         boxes=item.boxes[item.box_valid].numpy(),
         landmarks=item.landmarks[item.visible].numpy(),
+        aspect=float(item.frame[4] / item.frame[0]),
         **maps,
     )
 
@@ -282,6 +302,7 @@ def make_result(
     method: Method,
     report: dict[str, Any],
     logger: wandb_report.RunLogger | None,
+    explainer: str = OWN,
 ) -> Result:
     """Everything that the leaderboard keeps of this run."""
     tree, cell = run["tree"], run["cell"]
@@ -291,8 +312,13 @@ def make_result(
     unmeasured |= {} if energy is not None else {"energy_kwh": "the device reports no energy"}
     height, width = data.dataset(data.test_view)[int(data.listing.rows("test")[0])].image.shape[1:]
     cost = costs.count(method, (height, width))
+    reasons, command = report["reasons"], run["command"]
+    if explainer != OWN:
+        reasons = {name: reason.replace("the method has", f"{explainer} has") for name, reason in reasons.items()}
+        command += f" EXPLAIN={explainer}"
     return Result(
         **cell,
+        explainer=explainer,
         classes=data.num_outputs,
         backbone=tree["method"]["init_args"]["backbone"],
         weights=method.backbone.weight_tag,
@@ -320,9 +346,9 @@ def make_result(
         commit=str(provenance.commit()),
         versions=provenance.versions(),
         date=utc_now(),
-        command=run["command"],
+        command=command,
         wandb_url=logger.url if logger else "",
-        reasons=report["reasons"] | unmeasured,
+        reasons=reasons | unmeasured,
         scores=report["scores"],
         floors=report["floors"],
         details=report["details"],

@@ -1,4 +1,12 @@
-"""Evidence for any method, made after training: for now the floors that every metric is printed beside.
+"""Evidence for any method, made after training: maps from gradients, parts from factors, floors that look at nothing.
 
-May import: fgbench.types, fgbench.layers, torch. Must not import: methods, data, metrics. Reads and writes: nothing.
+Nothing here knows a method: an explainer asks a network for what ``gradients.Network`` lists, which every method has.
+
+May import: fgbench.types, fgbench.layers, torch, lightning. Must not import: methods, data, metrics. Reads and writes:
+nothing.
 """
+
+from fgbench.explain.explained import Explained
+from fgbench.explain.explainers import EXPLAINERS, Explainer, ExplainerError, make_explainer, parse
+
+__all__ = ["EXPLAINERS", "Explained", "Explainer", "ExplainerError", "make_explainer", "parse"]

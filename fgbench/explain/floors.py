@@ -13,7 +13,7 @@ from fgbench.types import Batch
 
 def image_centre(batch: Batch) -> Float64[Tensor, "b 1 2"]:
     """The centre of the input."""
-    return _size(batch).expand(len(batch.image_id), 1, 2) / 2
+    return size_of(batch).expand(len(batch.image_id), 1, 2) / 2
 
 
 def box_centre(batch: Batch) -> Float64[Tensor, "b 1 2"]:
@@ -23,7 +23,7 @@ def box_centre(batch: Batch) -> Float64[Tensor, "b 1 2"]:
     first = batch.box_valid.to(torch.uint8).argmax(1)
     box = batch.boxes.double()[torch.arange(len(first), device=first.device), first]
     centre = (box[:, :2] + box[:, 2:]) / 2
-    return torch.where(batch.box_valid.any(1)[:, None], centre, _size(batch) / 2)[:, None]
+    return torch.where(batch.box_valid.any(1)[:, None], centre, size_of(batch) / 2)[:, None]
 
 
 def random_parts(batch: Batch, parts: int, seed: int = 0) -> Float64[Tensor, "b p 2"]:
@@ -33,10 +33,15 @@ def random_parts(batch: Batch, parts: int, seed: int = 0) -> Float64[Tensor, "b 
     """
     draws = torch.arange(2 * parts, device=batch.image_id.device)
     fractions: Tensor = _uniform(batch.image_id[:, None], draws, seed).unflatten(1, (parts, 2))
-    return fractions * _size(batch)
+    return fractions * size_of(batch)
 
 
-def _size(batch: Batch) -> Float64[Tensor, " 2"]:
+def random_numbers(batch: Batch, count: int, seed: int = 0) -> Float64[Tensor, "b {count}"]:
+    """Numbers drawn uniformly from [0, 1), independent for each image."""
+    return _uniform(batch.image_id[:, None], torch.arange(count, device=batch.image_id.device), seed)
+
+
+def size_of(batch: Batch) -> Float64[Tensor, " 2"]:
     """Width and height of the input, filled in on the device: copying them there would wait for it at every step."""
     device = batch.image_id.device
     return torch.stack([torch.full((), side, dtype=torch.float64, device=device) for side in batch.image.shape[:1:-1]])

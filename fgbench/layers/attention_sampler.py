@@ -31,6 +31,7 @@ from torch import Tensor
 Convention = Literal["centred", "official"]
 
 DENSE = 4.0  # largest magnification over the uniform one, before what is cut off is spread; the authors' code
+FINER = 4  # cells per side of a map that is written back, for each cell of the map
 ITERATIONS = 5  # of cutting and spreading; the authors' code
 
 Size = tuple[int, int]
@@ -216,6 +217,35 @@ def read(
     # Grids apart and channels last by one copy; as a view of it in the usual order of axes.
     last: Tensor = sampled.unflatten(2, (-1, oh)).permute(2, 0, 3, 4, 1).reshape(len(grid), oh, ow, -1).contiguous()
     return last.permute(0, 3, 1, 2)
+
+
+def write_back(
+    maps: Float[Tensor, "b n u v"],
+    grid: Float[Tensor, "b oh ow 2"],
+    image: Float[Tensor, "b c h w"],
+    convention: Convention = "centred",
+) -> Float[Tensor, "b n u2 v2"]:
+    """Maps over sampled images as maps over the images: each sampled pixel's value at the place that it was read from.
+
+    Where several were read, their mean, weighed as ``read`` weighs; 0 where nothing was read.
+
+    Args:
+        maps: over the sampled image, of any resolution.
+        grid: where that was read.
+        image: only its size counts.
+        convention: of the grid.
+
+    Returns:
+        Maps with ``FINER`` times the cells per side, but no more than the image has pixels.
+    """
+    cells = [min(FINER * side, pixels) for side, pixels in zip(maps.shape[2:], image.shape[2:], strict=True)]
+    with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
+        values = torch.nn.functional.interpolate(maps.float(), grid.shape[1:3], mode="bilinear", align_corners=False)
+        values = torch.cat([values, torch.ones_like(values[:, :1])], 1).detach()
+        empty = values.new_zeros(len(maps), values.shape[1], *cells, requires_grad=True)
+        # Reading is linear, so its gradient writes: what was read from a cell with some weight goes back with it.
+        (written,) = torch.autograd.grad(read(empty, grid.detach(), convention), empty, values)
+    return written[:, :-1] / written[:, -1:].clamp(min=1e-6)
 
 
 def sample(

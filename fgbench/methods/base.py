@@ -138,6 +138,21 @@ class Method(LightningModule):
         output: Output = self(image)
         return output.saliency
 
+    def over_image(self, maps: Float[Tensor, "b n u v"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n u2 v2"]:
+        """Maps over what the backbone is shown, as maps over the image; the same where it is shown the image itself."""
+        return maps
+
+    def linear_evidence(self) -> Float[Tensor, "k d"] | None:
+        """Weights, where logits are linear in the mean of the backbone's map; None where they are not."""
+        return None
+
+    def contributions(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+        """What each part adds to the decision for one class or attribute of each image; None where it cannot be said.
+
+        In units of the method's own, to be compared within an image.
+        """
+        return None
+
     def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
         """What a figure of ``figures`` shows of one normalised image; ``report.method_figures`` draws it."""
         raise NotImplementedError

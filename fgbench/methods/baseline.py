@@ -105,6 +105,10 @@ class Baseline(Method):
         """The CAM of any class or attribute."""
         return self._cam(self.backbone(image), index)
 
+    def linear_evidence(self) -> Float[Tensor, "k d"] | None:
+        """Of a head on the map's mean."""
+        return self.classifier.evidence() if self.has_map else None
+
     def _cam(self, maps: Float[Tensor, "b d u v"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
         return class_activation_map(maps, self.classifier.evidence(), index) if self.has_map else None
 

@@ -307,6 +307,15 @@ class RegionGrouping(Method):
             return None
         return self._spread(assignment, attention, index if self.target == "attributes" else torch.zeros_like(index))
 
+    @torch.no_grad()
+    def contributions(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+        """The attention of the parts, which sums to one; classes share one attention."""
+        attention = self._group_and_classify(image)[2]
+        if attention is None:
+            return None
+        head = index if self.target == "attributes" else torch.zeros_like(index)
+        return attention[torch.arange(len(index), device=index.device), head]
+
     def _group_and_classify(
         self, image: Tensor
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b p u v"], Float[Tensor, "b g p"] | None]:

@@ -134,6 +134,15 @@ class SSN(Method):
     def _grid(self, image: Tensor, saliency: Tensor) -> Float[Tensor, "b oh ow 2"]:
         return ssn_grid(saliency, scaled(image, self.sampled), self.sigma)
 
+    def linear_evidence(self) -> Float[Tensor, "k d"]:
+        """Of the head on the mean of the sampled image's map."""
+        evidence: Tensor = self.classifier.evidence()
+        return evidence
+
+    def over_image(self, maps: Float[Tensor, "b n u v"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n u2 v2"]:
+        """Each sampled pixel's value back at the place that it was read from."""
+        return attention_sampler.write_back(maps, self._grid(image, self._saliency(image)), image)
+
     @torch.no_grad()
     def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
         """The map, the points and the sampled image."""

@@ -186,7 +186,7 @@ class TASN(Method):
         self.attention_size, self.sampled, self.convention, self.sampler = attention_size, sampled, convention, sampler
         self.form, self.streams, self.details, self.selection = form, streams, details, selection
         self.flip_test = flip_test
-        self.pool = make_pool(head, self.backbone.out_channels)
+        self.pool, self.pools_mean = make_pool(head, self.backbone.out_channels), head == "average"
         names = {"both": ("part", "master"), "master": ("master",), "part": ("part",)}[streams]
         names += ("shared",) if self.recipe.shared_weight else ()
         self.classifiers = nn.ModuleDict({name: nn.Linear(self.pool.outputs, num_outputs) for name in names})
@@ -343,6 +343,21 @@ class TASN(Method):
             return attention_sampler.grid_of(*positions, size), "centred"
         positions = attention_sampler.sampling_positions(maps, size, out, self.convention, power)
         return attention_sampler.grid_of(*positions, size, self.convention), self.convention
+
+    # ---- explanations
+
+    def linear_evidence(self) -> Float[Tensor, "k d"] | None:
+        """Of the classifier on the mean of the sampled image's map; None with another descriptor."""
+        linear = self.classifiers[self.predictor]
+        return linear.weight if isinstance(linear, nn.Linear) and self.pools_mean else None
+
+    @torch.no_grad()
+    def over_image(self, maps: Float[Tensor, "b n u v"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n u2 v2"]:
+        """Each sampled pixel's value back at the place that it was read from."""
+        average = self._average(self._maps(self.attention(self._small(image))))
+        power = 1.0 if self.streams == "part" else self.recipe.structure_power
+        grid, convention = self._grid(image, average, [power])
+        return attention_sampler.write_back(maps, grid, image, convention)
 
     # ---- figures
 

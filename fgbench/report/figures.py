@@ -37,13 +37,15 @@ class Example:
     Attributes:
         image_id: position in the dataset's published order.
         image: ``h w 3`` RGB, 0 to 255.
-        target: what it shows.
+        target: what it shows; empty where nobody says.
         predicted: what the method says.
         saliency: ``u v``, non-negative, over the whole image; None where the method has none.
         parts: ``p u v``, non-negative; None where the method has none.
         boxes: ``n 4``, ``x0 y0 x1 y1`` in pixels of the image; only the valid ones.
         landmarks: ``l 2``, ``x y`` in pixels of the image; only the visible ones.
         finer: ``p s u v``, non-negative: the maps of an earlier stage within each part; None where the method has none.
+        aspect: height of a pixel over its width in the original file; 1 unless the view squashes images.
+        name: of the file, where that is how people know it.
     """
 
     image_id: int
@@ -55,6 +57,8 @@ class Example:
     boxes: Float[np.ndarray, "n 4"] | None = None
     landmarks: Float[np.ndarray, "l 2"] | None = None
     finer: Float[np.ndarray, "p s u3 v3"] | None = None
+    aspect: float = 1.0
+    name: str = ""
 
 
 def part_colours(parts: Int[np.ndarray, " p"]) -> UInt8[np.ndarray, "p 3"]:
@@ -156,9 +160,12 @@ def _draw(axis: Axes, kind: str, example: Example) -> None:
     if kind == "image":
         axis.imshow(example.image)
         _draw_annotations(axis, example)
-        right = example.target == example.predicted
+        right = example.target in (example.predicted, "")
         verdict = "right" if right else f"WRONG: {example.predicted}"
-        axis.set_title(f"{example.target}\n{verdict}"[:80], fontsize=7, color="black" if right else "#d55e00")
+        verdict = verdict if example.target else f"says {example.predicted}"
+        axis.set_title(
+            f"{example.target or example.name}\n{verdict}"[:80], fontsize=7, color="black" if right else "#d55e00"
+        )
     elif kind == "saliency" and example.saliency is not None:
         axis.imshow(saliency_overlay(example.image, example.saliency))
         axis.set_title("saliency\n", fontsize=7)
@@ -166,6 +173,7 @@ def _draw(axis: Axes, kind: str, example: Example) -> None:
         axis.imshow(part_overlay(example.image, example.parts))
         _draw_centres(axis, example.parts, height, width)
         axis.set_title("parts\n", fontsize=7)
+    axis.set_aspect(example.aspect)
     axis.set_xlim(-0.5, width - 0.5)  # annotations outside of the image must not shrink it
     axis.set_ylim(height - 0.5, -0.5)
 

@@ -25,6 +25,9 @@ METRICS = {  # column: its name on the terminal, digits, its floor's column, its
 }
 
 
+PRINTED = {"cam": "cam", "gradcam": "cam", "guided_gradcam": "guided_grad_cam"}
+"""Explainers, as the papers' table calls them."""
+
 COMPARED = ("backbone", "weights", "resolution", "epochs", "selection", "n_train", "seed")
 """What a baseline should share with a run beside the data, the most important first; the note says what it does not."""
 
@@ -96,7 +99,7 @@ def find_baseline(result: Result, results: Sequence[Result]) -> Result | None:
     candidates = [
         other
         for other in results
-        if (other.method, other.variant) == ("baseline", "")
+        if (other.method, other.variant, other.explainer) == ("baseline", "", "own")
         and all(getattr(other, name) == getattr(result, name) for name in same)
     ]
     return max(
@@ -113,10 +116,11 @@ def find_published(result: Result, papers: pd.DataFrame, metrics: Sequence[str])
     """
     if not metrics or papers.empty or result.classes != leaderboard.FULL_CLASSES.get(result.dataset):
         return None
+    variant = result.variant if result.explainer == "own" else PRINTED.get(result.explainer, result.explainer)
     rows: list[dict[str, str]] = [
         {str(name): value for name, value in row.items()}
         for row in papers[papers["dataset"] == result.dataset].to_dict("records")
-        if (row["method_file"], row["variant"], row["subset"]) == (result.method, result.variant, "")
+        if (row["method_file"], row["variant"], row["subset"]) == (result.method, variant, "")
         and row["metric"] in metrics
     ]
     return max(
@@ -136,7 +140,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def _title(result: Result) -> str:
     name = f"{result.method}.{result.variant}" if result.variant else result.method
-    return f"{name} on {result.dataset}, seed {result.seed}"
+    explained = "" if result.explainer == "own" else f", evidence: {result.explainer}"
+    return f"{name} on {result.dataset}, seed {result.seed}{explained}"
 
 
 def _setting(result: Result) -> str:

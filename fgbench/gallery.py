@@ -1,0 +1,164 @@
+"""``fgbench gallery``: one HTML page for a dataset; the same test images in rows, finished runs in columns.
+
+The page holds its pictures and its style, and needs nothing else: it can be mailed. Nothing is computed twice: each run
+is loaded once, shows all images, and is forgotten.
+
+May import: every room below it, pictures. Must not import: cli. Reads: run folders. Writes: the page.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fgbench import run
+from fgbench.explain import ExplainerError, parse
+from fgbench.pictures import load, shown_by, split_items
+from fgbench.report.explanation import short
+from fgbench.report.figures import Example, part_overlay, saliency_overlay
+from fgbench.result import from_json, write_atomically
+
+TEMPLATE = Path(__file__).parent / "report" / "gallery.html.j2"
+SIDE = 168  # pixels of the longer side of a picture on the page
+QUALITY = 85  # of its JPEG
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run on one image: pictures as ``data:`` addresses, and what it said."""
+
+    said: str
+    right: bool
+    pictures: tuple[tuple[str, str], ...]  # what is shown, address
+
+
+@dataclass(frozen=True)
+class Column:
+    """One run, or one of its explainers."""
+
+    title: str
+    lines: tuple[str, ...]
+    examples: Sequence[Example]
+    cells: Sequence[Cell]
+    key: tuple[str, tuple[int, ...]]  # data digest and images: columns of one page agree in it
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Of each method and variant the run that finished last, in the order of their names.
+
+    Raises:
+        ValueError: none is there.
+    """
+    newest: dict[tuple[str, str], tuple[str, Path]] = {}
+    for path in sorted(folder.glob("*/result.json")):
+        if not any(path.parent.glob("checkpoints/*.ckpt")):
+            continue
+        result = from_json(path.read_text(encoding="utf-8"), str(path))
+        key, found = (result.method, result.variant), (result.date, path.parent)
+        newest[key] = max(newest.get(key, found), found)
+    if not newest:
+        raise ValueError(
+            f"{folder}: no finished run with a checkpoint; make one with: make bench METHOD=... DATASET=..."
+        )
+    return [newest[key][1] for key in sorted(newest)]
+
+
+def write_gallery(
+    path: Path, folders: Sequence[Path], examples: int, explainers: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Show the images to every run, and write the page.
+
+    Args:
+        path: the HTML file.
+        folders: of runs, one column each and one for each explainer.
+        examples: images of the test split.
+        explainers: by name; one that a run cannot have is left out for it.
+        say: takes a line for each column that is left out, with the reason.
+
+    Raises:
+        ValueError: no column is left.
+    """
+    for name in explainers:
+        parse(name)
+    run.hush()
+    columns: list[Column] = []
+    for folder in folders:
+        for name in (run.OWN, *explainers):
+            try:
+                column = make_column(folder, name, examples)
+            except (ExplainerError, ValueError, RuntimeError) as error:
+                say(f"left out: {folder.name} {name}: {error}")
+                continue
+            if columns and column.key != columns[0].key:
+                say(f"left out: {folder.name} {name}: it was run on other images than {columns[0].title}")
+                continue
+            columns.append(column)
+    if not columns:
+        raise ValueError(f"{path}: no run could be shown")
+    write_atomically(path, page(columns).encode())
+
+
+def make_column(folder: Path, explainer: str, examples: int) -> Column:
+    """What a run, or an explainer of it, shows of the images."""
+    trained = load(folder, explainer)
+    found = shown_by(trained, split_items(trained, examples))
+    record = folder / "result.json" if explainer == run.OWN else folder / "explained" / explainer / "result.json"
+    lines = []
+    if record.exists():
+        result = json.loads(record.read_text(encoding="utf-8"))
+        for name, label in (
+            ("accuracy", "accuracy"),
+            ("landmark_error", "landmark error"),
+            ("pointing_error", "pointing error"),
+        ):
+            lines += [f"{label} {result[name]:.1f} %"] if result[name] is not None else []
+    method = trained.name.rsplit(".", 2)[0]  # without digest and seed
+    title = method if explainer == run.OWN else f"{method} + {explainer}"
+    key = (trained.data.digest(), tuple(example.image_id for example in found))
+    return Column(title, (trained.name, *lines), found, [_cell(example) for example in found], key)
+
+
+def _cell(example: Example) -> Cell:
+    pictures = []
+    if example.saliency is not None:
+        pictures.append(("saliency", address(saliency_overlay(example.image, example.saliency), example.aspect)))
+    if example.parts is not None:
+        pictures.append(("parts", address(part_overlay(example.image, example.parts), example.aspect)))
+    return Cell(short(example.predicted, 40), example.predicted == example.target, tuple(pictures))
+
+
+def address(picture: UInt8[np.ndarray, "h w 3"], aspect: float = 1.0) -> str:
+    """The picture inside of a ``data:`` address, in the proportions of the original, ``SIDE`` pixels long."""
+    height, width = picture.shape[0] * aspect, float(picture.shape[1])
+    scale = SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    jpeg = io.BytesIO()
+    Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+
+
+def page(columns: Sequence[Column]) -> str:
+    """The HTML; equal columns make an equal page."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+                                     lstrip_blocks=True)  # fmt: skip
+    dataset = html.escape(columns[0].lines[0])
+    rows = [
+        {
+            "id": example.image_id,
+            "label": short(example.target, 40),
+            "picture": address(example.image, example.aspect),
+            "cells": [column.cells[index] for column in columns],
+        }
+        for index, example in enumerate(columns[0].examples)
+    ]
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        columns=columns, rows=rows, dataset=dataset
+    )

@@ -1,0 +1,278 @@
+"""``fgbench explain``: what a trained run says of pictures, why, and which training images they resemble.
+
+Embeddings of the training split are made in one pass and kept in the run's folder, until its checkpoint changes.
+
+May import: every room below it, run. Must not import: cli. Reads: a run's folder, pictures. Writes: pictures and
+``embeddings.*`` in the run's folder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fgbench import config, explaining, run
+from fgbench.data.base import BenchDataModule
+from fgbench.data.images import read_picture
+from fgbench.explain import Explained
+from fgbench.explain.gradients import tap
+from fgbench.methods import Method
+from fgbench.report import channel_figures
+from fgbench.report.explanation import Explanation, Neighbour, write_explanation
+from fgbench.report.figures import Example, write_sheet
+from fgbench.result import write_atomically
+from fgbench.types import Batch
+
+ANSWERS = 5  # classes or attributes with their probabilities
+NEIGHBOURS = 5  # training images beside each
+CHUNK = 16384  # embeddings that are compared at once
+
+
+@dataclass
+class Trained:
+    """A finished training, loaded: its data, its method with the checkpoint's weights, and what explains it."""
+
+    folder: Path
+    name: str
+    data: BenchDataModule
+    method: Method
+    shows: Method | Explained
+    device: torch.device
+    checkpoint: Path
+    precision: Any  # Lightning's plugin
+
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        """Inside, networks run without gradients and in the precision of the test."""
+        with self.precision.forward_context(), torch.no_grad():
+            yield
+
+
+def load(folder: Path, explainer: str = run.OWN) -> Trained:
+    """A run's method and data, ready to explain.
+
+    Raises:
+        RuntimeError: it was not trained to its end, or its checkpoint is damaged.
+        ExplainerError: there is no such explainer.
+    """
+    content = run.read_run(folder)
+    tree = content["tree"]
+    if not (folder / "fit.json").exists():
+        raise RuntimeError(
+            f"{folder}: not trained to its end (no fit.json); run its command again: {content['command']}"
+        )
+    checkpoint = folder / "checkpoints" / ("last.ckpt" if tree["selection"] == "last" else "best.ckpt")
+    data, method = config.instantiate(tree)
+    run.load_weights(method, checkpoint)
+    data.prepare_data()
+    data.setup("test")
+    trainer = run.make_trainer(tree, folder, [], None)
+    device = trainer.strategy.root_device
+    shows = method if explainer == run.OWN else explaining.make_explained(explainer, method, tree)
+    found = Trained(folder, content["name"], data, method, shows.eval().to(device), device, checkpoint,
+                    trainer.precision_plugin)  # fmt: skip
+    if isinstance(shows, Explained):
+        with found.as_tested():
+            explaining.fit(shows, data, device)
+    return found
+
+
+def explain(
+    folder: Path, pictures: Sequence[Path], examples: int, explainer: str, output: Path | None = None
+) -> list[Path]:
+    """Draw a picture for each image, a sheet of all, and the method's own figures.
+
+    Args:
+        folder: the run's.
+        pictures: files; without any, ``examples`` images spread evenly over the test split.
+        examples: see ``pictures``.
+        explainer: whose evidence.
+        output: where to; a folder in the run's by default.
+
+    Returns:
+        The files that were written, the sheet first.
+
+    Raises:
+        ValueError: pictures are damaged or too small; names all of them.
+    """
+    hushed = [read_all(pictures)] if pictures else []  # before anything takes time
+    run.hush()
+    trained = load(folder, explainer)
+    output = output or folder / "pictures" / explainer
+    items = own_items(trained, pictures, hushed[0]) if pictures else split_items(trained, examples)
+    with trained.as_tested():
+        found = [explanation_of(trained, item, name) for item, name in items]
+        features = torch.cat([embed(trained.method, batch_of(trained, item).image) for item, _ in items])
+    near = neighbours(trained, features.cpu())
+    found = [replace(one, neighbours=near[index]) for index, one in enumerate(found)]
+    title = trained.name + ("" if explainer == run.OWN else f" explained by {explainer}")
+    shown = [one.example for one in found]
+    paths = [output / "sheet.png"]
+    write_sheet(paths[0], shown, title)
+    for one in found:
+        name = Path(one.example.name).stem if one.example.name else f"image{one.example.image_id}"
+        path = output / f"{name}.png"
+        if path in paths:
+            path = output / f"{name}-{len(paths)}.png"
+        write_explanation(path, one, title)
+        paths.append(path)
+    if explainer == run.OWN:
+        with trained.as_tested():
+            run.write_method_figures(output, title, trained.method, shown)
+        paths += [output / "figures" / f"{name}.png" for name in trained.method.figures]
+        if trained.method.class_stages:
+            paths.append(output / "figures" / "channels.png")
+            channel_figures.write_channels(paths[-1], shown[: run.CHANNEL_EXAMPLES], title)
+    return paths
+
+
+def read_all(pictures: Sequence[Path]) -> list[np.ndarray]:
+    """Decode all, or name every one that cannot be."""
+    images, problems = [], []
+    for path in pictures:
+        try:
+            images.append(read_picture(path))
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return images
+
+
+def own_items(trained: Trained, pictures: Sequence[Path], images: Sequence[np.ndarray]) -> list[tuple[Batch, str]]:
+    """Pictures of which nothing is known, through the test's view."""
+    from fgbench.data.augment import Augment
+
+    augment, items, problems = Augment(trained.data.locate_view or trained.data.test_view), [], []
+    none, no = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
+    attributes = trained.data.target == "attributes"
+    target = torch.zeros(trained.data.num_outputs) if attributes else torch.tensor(0)
+    for index, (path, image) in enumerate(zip(pictures, images, strict=True)):
+        try:
+            pixels, frame = augment(image)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+            continue
+        shown = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        item = Batch(shown, target, torch.tensor(index), none, no, torch.zeros(0, 2), no, torch.from_numpy(frame))
+        items.append((item, path.name))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return items
+
+
+def split_items(trained: Trained, count: int) -> list[tuple[Batch, str]]:
+    """Images of the test split, spread evenly: the same ones for every run."""
+    data = trained.data
+    rows = data.listing.rows("test")
+    chosen = rows[np.linspace(0, len(rows) - 1, max(1, min(count, len(rows)))).astype(int)]
+    seen = data.dataset(data.locate_view or data.test_view)
+    return [(seen[int(row)], "") for row in chosen]
+
+
+def batch_of(trained: Trained, item: Batch) -> Batch:
+    """A batch of one image on the device, normalised."""
+    batch = Batch(*(field[None].to(trained.device) for field in item))
+    return trained.method.on_after_batch_transfer(batch, 0)
+
+
+def explanation_of(trained: Trained, item: Batch, name: str) -> Explanation:
+    """Everything but the neighbours; a name stands for a picture of which the label is not known."""
+    data, method = trained.data, trained.method
+    example = run.example_of(item, data.label_names, trained.shows)
+    if name:
+        example = replace(example, name=name, target="")
+    batch = batch_of(trained, item)
+    logits = method.respond(batch).logits
+    probabilities = logits.sigmoid()[0] if data.target == "attributes" else logits.softmax(1)[0]
+    top = probabilities.topk(min(ANSWERS, len(probabilities)))
+    answers = [(data.label_names[k], p) for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    added = method.contributions(batch.image, logits.argmax(1)) if trained.shows is method else None
+    return Explanation(example, answers, None if added is None else added[0].float().cpu().numpy())
+
+
+# ---- neighbours
+
+
+def embed(method: Method, image: Tensor) -> Float[Tensor, "b d"]:
+    """The mean of the last stage's map, of unit length: what the network knows of an image as a whole."""
+    with tap(method, cut=False) as found:
+        method(image)
+    return torch.nn.functional.normalize(found[0].float().mean((2, 3)), dim=1)
+
+
+def embeddings(trained: Trained, width: int) -> np.ndarray:
+    """Of each image of the training split, in the listing's order; from the run's folder where they are there."""
+    path, note = trained.folder / "embeddings.npy", trained.folder / "embeddings.json"
+    rows = trained.data.listing.rows("train")
+    with trained.checkpoint.open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    key = {"weights": weights, "data": trained.data.digest(), "images": len(rows)}
+    if note.exists() and path.exists() and json.loads(note.read_text()) == key:
+        known: np.ndarray = np.load(path, mmap_mode="r")
+        return known
+    note.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(rows), width))
+        at = dict(zip(trained.data.listing.image_id[rows].tolist(), range(len(rows)), strict=True))
+        with trained.as_tested():
+            for batch in explaining.some_images(trained.data, "train", trained.data.test_view):
+                image = trained.method.normalise(batch.image.to(trained.device))
+                stored[[at[i] for i in batch.image_id.tolist()]] = embed(trained.method, image).half().cpu().numpy()
+        stored.flush()
+        del stored
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_atomically(note, json.dumps(key).encode())
+    made: np.ndarray = np.load(path, mmap_mode="r")
+    return made
+
+
+def nearest(features: Float[Tensor, "b d"], stored: np.ndarray, count: int) -> tuple[Float[Tensor, "b n"], Tensor]:
+    """Distances to the nearest embeddings, and their positions; without a copy of all of them in memory."""
+    best, at = torch.full((len(features), 0), torch.inf), torch.zeros(len(features), 0, dtype=torch.int64)
+    for start in range(0, len(stored), CHUNK):
+        part = torch.from_numpy(np.array(stored[start : start + CHUNK])).float()
+        distance = 1 - features @ torch.nn.functional.normalize(part, dim=1).T
+        here = torch.arange(start, start + len(part)).expand(len(features), -1)
+        best, at = torch.cat([best, distance], 1), torch.cat([at, here], 1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+        at = at.gather(1, order)
+    return best, at
+
+
+def neighbours(trained: Trained, features: Float[Tensor, "b d"]) -> list[list[Neighbour]]:
+    """The nearest training images of each, as the test's view shows them."""
+    data = trained.data
+    distances, at = nearest(features, embeddings(trained, features.shape[1]), NEIGHBOURS)
+    rows, seen = data.listing.rows("train"), data.dataset(data.test_view)
+    found = []
+    for near, places in zip(distances.tolist(), at.tolist(), strict=True):
+        items = [seen[int(rows[place])] for place in places]
+        found.append([_neighbour(item, data.label_names, d) for item, d in zip(items, near, strict=True)])
+    return found
+
+
+def _neighbour(item: Batch, names: Sequence[str], distance: float) -> Neighbour:
+    there = item.target.ndim and ", ".join(name for name, x in zip(names, item.target.tolist(), strict=True) if x)
+    label = str(there) if item.target.ndim else names[int(item.target)]
+    return Neighbour(
+        item.image.permute(1, 2, 0).numpy(), label, max(distance, 0.0), float(item.frame[4] / item.frame[0])
+    )
+
+
+def shown_by(trained: Trained, items: Sequence[tuple[Batch, str]]) -> list[Example]:
+    """What a run shows of each image, without neighbours: for the gallery."""
+    with trained.as_tested():
+        return [run.example_of(item, trained.data.label_names, trained.shows) for item, _ in items]

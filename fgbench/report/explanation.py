@@ -1,0 +1,178 @@
+"""One image and why a method decided as it did, on one picture: prediction, saliency, parts, contributions, neighbours.
+
+Arrays in, PNG out; no torch. A part has the colour and the number that it has in every other picture.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fgbench.report.figures import (
+    Example,
+    _draw_annotations,
+    _draw_centres,
+    part_colours,
+    part_overlay,
+    saliency_overlay,
+    shown_parts,
+)
+from fgbench.result import write_atomically
+
+PANEL = 3.0  # inches
+BLUE = "#0072b2"
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training image that is near.
+
+    Attributes:
+        image: ``h w 3`` RGB.
+        label: what it shows.
+        distance: one minus the cosine of the embeddings' angle.
+        aspect: see ``Example``.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    label: str
+    distance: float
+    aspect: float = 1.0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is said of one image.
+
+    Attributes:
+        example: image, saliency and parts.
+        answers: the most probable classes or attributes with their probabilities, the first one first.
+        contributions: of each part to the decision, in the method's own units; None where it cannot be said.
+        neighbours: training images, the nearest first.
+    """
+
+    example: Example
+    answers: Sequence[tuple[str, float]]
+    contributions: Float[np.ndarray, " p"] | None = None
+    neighbours: Sequence[Neighbour] = ()
+
+
+def write_explanation(path: Path, found: Explanation, title: str = "") -> None:
+    """Draw one image's explanation; what there is not takes no room."""
+    example = found.example
+    panels = ["image", "answers"]
+    panels += ["saliency"] if example.saliency is not None else []
+    panels += ["parts"] if example.parts is not None else []
+    panels += ["contributions"] if found.contributions is not None else []
+    rows, columns = (2 if found.neighbours else 1), max(len(panels), len(found.neighbours))
+    figure = Figure(figsize=(columns * PANEL, rows * PANEL * 1.15 + 0.4), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    halves = figure.subfigures(rows, 1, squeeze=False)[:, 0]  # long names above must not move the pictures below
+    axes = [half.subplots(1, n, squeeze=False)[0] for half, n in zip(halves, (len(panels), columns), strict=False)]
+    for axis in np.concatenate(axes):
+        axis.axis("off")
+    for axis, panel in zip(axes[0], panels, strict=True):
+        DRAWN[panel](axis, found)
+    for axis, neighbour in zip(axes[-1], found.neighbours, strict=False):
+        axis.imshow(neighbour.image)
+        axis.set_aspect(neighbour.aspect)
+        axis.set_title(f"near in training, {neighbour.distance:.3f}\n{short(neighbour.label)}", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomically(path, png.getvalue())
+
+
+def _picture(axis: Axes, example: Example, pixels: UInt8[np.ndarray, "h w 3"], title: str) -> None:
+    axis.imshow(pixels)
+    axis.set_title(title, fontsize=10)
+    axis.set_aspect(example.aspect)
+
+
+def _draw_image(axis: Axes, found: Explanation) -> None:
+    example = found.example
+    _picture(axis, example, example.image, short(example.name or f"image {example.image_id}"))
+    _draw_annotations(axis, example)
+    height, width = example.image.shape[:2]
+    axis.set_xlim(-0.5, width - 0.5)
+    axis.set_ylim(height - 0.5, -0.5)
+
+
+def _draw_answers(axis: Axes, found: Explanation) -> None:
+    target = found.example.target
+    title = "says, with probability"
+    if target:
+        right = target == found.example.predicted
+        title += "\n" + (f"right: {short(target)}" if right else f"WRONG, it is {short(target)}")
+    axis.set_title(title, fontsize=10)
+    colours = ["#d55e00" if target and name != target else BLUE for name, _ in found.answers]
+    _bars(axis, [short(name) for name, _ in found.answers], [value for _, value in found.answers], colours, 1.0)
+
+
+def _draw_saliency(axis: Axes, found: Explanation) -> None:
+    if found.example.saliency is not None:
+        pixels = saliency_overlay(found.example.image, found.example.saliency)
+        _picture(axis, found.example, pixels, "saliency: bright is evidence")
+
+
+def _draw_parts(axis: Axes, found: Explanation) -> None:
+    parts = found.example.parts
+    if parts is not None:
+        _picture(axis, found.example, part_overlay(found.example.image, parts), "parts")
+        _draw_centres(axis, parts, *found.example.image.shape[:2])
+
+
+def _draw_contributions(axis: Axes, found: Explanation) -> None:
+    values, parts = found.contributions, found.example.parts
+    if values is None:
+        return
+    axis.set_title("what each part adds", fontsize=10)
+    shown = shown_parts(parts) if parts is not None and len(parts) == len(values) else np.arange(len(values))
+    colours = [tuple(colour) for colour in part_colours(shown) / 255]
+    _bars(axis, [f"part {part}" for part in shown], values[shown].tolist(), colours, None)
+
+
+def _bars(
+    axis: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: Sequence[str | tuple[float, ...]],
+    top: float | None,
+) -> None:
+    """Horizontal bars, the first on top, each with its number."""
+    axis.axis("on")
+    place = np.arange(len(values))
+    axis.barh(place, values, color=list(colours), edgecolor="#555555", linewidth=0.5)
+    axis.set_yticks(place, names, fontsize=9)
+    axis.set_ylim(max(len(values), 5) - 0.5, -0.5)
+    most = top or max(max(values), 1e-9)
+    axis.set_xlim(min(0.0, *values) * 1.25, most * 1.25)
+    axis.set_xticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    for y, value in zip(place.tolist(), values, strict=True):
+        axis.text(max(value, 0) + 0.02 * most, y, f"{value:.3f}", va="center", fontsize=9)
+
+
+def short(name: str, most: int = 26) -> str:
+    """A name that fits above a picture.
+
+    >>> short("a_rather_long_name_of_a_bird_001.Somewhere", 12)
+    'a_rather_lo…'
+    """
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+DRAWN = {
+    "image": _draw_image,
+    "answers": _draw_answers,
+    "saliency": _draw_saliency,
+    "parts": _draw_parts,
+    "contributions": _draw_contributions,
+}

@@ -1,0 +1,153 @@
+"""Tables 2, 4 and 6 of Huang & Li (CVPR 2020): how well explanations find landmarks and objects, theirs beside ours.
+
+Numbers of papers come from ``leaderboard/published.csv`` and are marked as published; measured ones are rows of the
+leaderboard, the mean over seeds. The protocols differ in what the columns say. No torch.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fgbench import leaderboard
+from fgbench.result import Result
+
+PAPER = "Huang & Li, CVPR 2020"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One table of the paper: its number, what it measures, and on what."""
+
+    number: str
+    title: str
+    dataset: str
+    metric: str
+    columns: tuple[tuple[str, str], ...]  # heading, and the key of the value: a subset in the papers' table
+
+
+TABLES = (
+    Printed("2", "landmarks from parts, error over the inter-ocular distance", "celeba_wild", "landmark_error",
+            (("all", ""),)),
+    Printed("4", "landmarks from parts, error over the box, by class", "cub200", "landmark_error",
+            (("001", "class 001"), ("002", "class 002"), ("003", "class 003"),
+             ("all", ""))),
+    Printed("6", "pointing game, error", "inat2017", "pointing_error", (("all", ""),)),
+)  # fmt: skip
+
+
+def show(folder: Path, dataset: str | None = None, console: Console | None = None) -> None:
+    """Print the tables.
+
+    Args:
+        folder: the leaderboard's folder.
+        dataset: measure on this one instead of the paper's, in one table without published numbers.
+        console: where to; the terminal if not given.
+    """
+    console = console or Console()
+    results = leaderboard.read_results(folder).results
+    if dataset is not None:
+        console.print(measured_table(dataset, results))
+        return
+    papers = leaderboard.published(folder)
+    for printed in TABLES:
+        console.print(paper_table(printed, papers, results))
+    console.print(Text("published: as the paper prints it. measured: rows of this leaderboard, the mean over seeds."))
+
+
+def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result]) -> Table:
+    """One table: published rows, then measured ones."""
+    table = Table(
+        title=f"{PAPER}, Table {printed.number}: {printed.title} ({printed.dataset}), %", title_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    for heading in ("", "method", "network", *(name for name, _ in printed.columns)):
+        table.add_column(heading, justify="left" if heading in ("", "method", "network") else "right")
+    tables = (printed.number, f"text {printed.number}.2") if printed.number == "4" else (printed.number,)
+    rows: dict[str, dict[str, str]] = {}
+    if len(papers):
+        chosen = papers[
+            (papers["paper"] == PAPER) & papers["table"].isin(tables) & (papers["metric"] == printed.metric)
+        ]
+        for row in chosen[chosen["dataset"] == printed.dataset].to_dict("records"):
+            cells = rows.setdefault(row["method"], {"network": row["backbone"], "px": row["resolution"]})
+            cells[row["subset"]] = row["printed"]
+    for method, cells in rows.items():
+        values = [cells.get(key, "") for _, key in printed.columns]
+        table.add_row("published", method, _setting(cells["network"], cells["px"]), *values)
+    for runs in _groups(printed.dataset, results):
+        values = [_mean([value(one, printed.metric, key) for one in runs]) for _, key in printed.columns]
+        if any(values):
+            first = runs[0]
+            table.add_row("measured", _described(runs), _setting(first.backbone, str(first.resolution)), *values)
+    floors = {_mean([getattr(one, f"{printed.metric[:-6]}_floor") for one in runs])
+              for runs in _groups(printed.dataset, results)} - {""}  # fmt: skip
+    if floors:
+        table.caption = (
+            f"floor of measured rows (mean landmark, image's centre), all classes: {', '.join(sorted(floors))}"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def measured_table(dataset: str, results: Sequence[Result]) -> Table:
+    """All explanations of a dataset's runs beside each other."""
+    table = Table(
+        title=f"explanations measured on {dataset}; accuracy %, errors % with their floors", title_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    names = {"accuracy": "accuracy", "landmark_error": "landmarks", "landmark_floor": "floor",
+             "pointing_error": "pointing", "pointing_floor": "floor"}  # fmt: skip
+    for heading in ("method", "network", *names.values()):
+        table.add_column(heading, justify="left" if heading in ("method", "network") else "right")
+    for runs in _groups(dataset, results):
+        values = [_mean([getattr(one, name) for one in runs]) for name in names]
+        table.add_row(_described(runs), _setting(runs[0].backbone, str(runs[0].resolution)), *values)
+    return table
+
+
+def _groups(dataset: str, results: Sequence[Result]) -> list[list[Result]]:
+    """Seeds of each setting together; a method's own evidence before its explainers."""
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for result in results:
+        if result.dataset == dataset:
+            key = tuple(getattr(result, name) for name in leaderboard.SETTING)
+            groups.setdefault(key, []).append(result)
+    return sorted(groups.values(), key=lambda runs: (runs[0].method, runs[0].variant, runs[0].track,
+                                                     runs[0].explainer != "own", runs[0].explainer))  # fmt: skip
+
+
+def value(result: Result, metric: str, subset: str) -> float | None:
+    """A number of a run: of the whole split, or of a class (``class 001`` is the first)."""
+    if not subset:
+        found: float | None = getattr(result, metric)
+        return found
+    return result.scores.get(f"{metric}_class_{int(subset.removeprefix('class ')) - 1}")
+
+
+def label(result: Result) -> str:
+    """What a row is called."""
+    name = f"{result.method}.{result.variant}" if result.variant else result.method
+    return name if result.explainer == "own" else f"{name} + {result.explainer}"
+
+
+def _described(runs: Sequence[Result]) -> str:
+    """A setting in words: method and explainer, track, classes where they are not all, seeds."""
+    first = runs[0]
+    of = "" if first.classes == leaderboard.FULL_CLASSES.get(first.dataset) else f", {first.classes} classes"
+    return f"{label(first)} ({first.track}{of}{f', {len(runs)} seeds' if len(runs) > 1 else ''})"
+
+
+def _setting(network: str, pixels: str) -> str:
+    return f"{network} {pixels} px" if pixels else network
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    there = [x for x in values if x is not None]
+    return f"{statistics.fmean(there):.2f}" if there else ""
