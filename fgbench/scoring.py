@@ -125,8 +125,8 @@ class Scoring(Callback):
 
         Args:
             data: a prepared datamodule.
-            method: its ``parts`` say how many part maps it gives, its ``class_stages`` whether channels have classes, its
-                ``stream_names`` and ``steps`` what else there is.
+            method: its ``parts`` say how many part maps it gives, its ``class_stages`` whether channels have classes,
+                its ``stream_names`` and ``steps`` what else there is.
             writer: see the class.
             locate_writer: see the class; needed where the datamodule has a locating view of its own.
             seed: of the random floors.

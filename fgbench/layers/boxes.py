@@ -1,4 +1,4 @@
-"""Boxes of an image, cut out on the device, and maps of the cut-outs put back into the image; boxes that look at nothing.
+"""Boxes cut out of an image on the device, maps of them put back into it, and boxes that look at nothing.
 
 Boxes are ``x0 y0 x1 y1`` in input pixels, or, as ``fractions``, in units of the image's sides. Where a cut-out begins
 and ends follows Shroff's code (thesis, Texas A&M 2020): the centres of its outer pixels are those of the box's outer
@@ -16,7 +16,10 @@ from fgbench.layers.hashed import hashed_uniform
 from fgbench.layers.patches import high_activation_boxes
 
 GRID_SIDE = 0.42  # of the image's side: the released boxes cover 17.7 % of the image on average
-AREAS = (0.05, 0.5)  # shares of the image, of random boxes; the released ones lie between 0.053 and 0.999, 93 % below 0.5
+AREAS = (
+    0.05,
+    0.5,
+)  # shares of the image, of random boxes; the released ones lie between 0.053 and 0.999, 93 % below 0.5
 ASPECT = 2.0  # width over height of random boxes: from 1 / 2 to 2
 RASTER = 64  # rows and columns on which an activation map is cut
 
@@ -31,7 +34,7 @@ def cut(image: Float[Tensor, "b 3 h w"], boxes: Float[Tensor, "b n 4"], size: in
         rows = _between(y0, y1, place) * (2 / max(height - 1, 1)) - 1
         grid = torch.stack(torch.broadcast_tensors(columns[:, :, None, :], rows[:, :, :, None]), -1)
         found = grid_sample(image.float(), grid.flatten(1, 2), padding_mode="border", align_corners=True)
-        patches = found.unflatten(2, (boxes.shape[1], size)).transpose(1, 2).flatten(0, 1)
+        patches: Tensor = found.unflatten(2, (boxes.shape[1], size)).transpose(1, 2).flatten(0, 1)
         return patches.contiguous(memory_format=torch.channels_last)
 
 
@@ -60,7 +63,8 @@ def paste(
     grid = torch.stack(torch.broadcast_tensors(2 * along[:, None, :] - 1, 2 * down[:, :, None] - 1), -1)
     inside = ((down >= 0) & (down <= 1))[:, :, None] & ((along >= 0) & (along <= 1))[:, None, :]
     found = grid_sample(maps.flatten(0, 1), grid.to(maps.dtype), padding_mode="border", align_corners=False)
-    return (found * inside[:, None]).unflatten(0, maps.shape[:2])
+    placed: Tensor = (found * inside[:, None]).unflatten(0, maps.shape[:2])
+    return placed
 
 
 def in_pixels(fractions: Float[Tensor, "#b n 4"], height: int, width: int) -> Float32[Tensor, "#b n 4"]:
@@ -99,6 +103,6 @@ def random_fractions(image_id: Int64[Tensor, " b"], count: int, seed: int = 0) -
 
 
 def activation_fractions(maps: Float[Tensor, "b n u v"]) -> Float32[Tensor, "b n 4"]:
-    """High-activation boxes, found on a raster of ``RASTER`` cells: those of all pixels would cost as much as a network."""
+    """High-activation boxes on a raster of ``RASTER`` cells a side: finding them among all pixels is slow."""
     with torch.autocast(maps.device.type, enabled=False):
         return high_activation_boxes(maps, RASTER, RASTER) / RASTER

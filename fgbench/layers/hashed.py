@@ -5,9 +5,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 
-def hashed_uniform(
-    image_id: Int64[Tensor, "b 1"], draw: Int64[Tensor, " n"], seed: int = 0
-) -> Float64[Tensor, "b n"]:
+def hashed_uniform(image_id: Int64[Tensor, "b 1"], draw: Int64[Tensor, " n"], seed: int = 0) -> Float64[Tensor, "b n"]:
     """Numbers in [0, 1) that depend on the arguments only: the mixing function of SplitMix64 (Steele et al., 2014)."""
     state = (image_id * 0x100000001B3 + draw + 1) * _signed(0x9E3779B97F4A7C15) + seed * 0x632BE59BD9B4E019 % 2**63
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):

@@ -58,5 +58,5 @@ def unroll(
 
 
 def gradients(scores: list[Float[Tensor, " b"]], inputs: Tensor) -> list[Tensor]:
-    """Of each of several scores per image, its gradient with respect to the inputs ``b ...``, which keep their graph."""
+    """The gradient of each of several scores per image with respect to the inputs ``b ...``; the graph is kept."""
     return [torch.autograd.grad(score.sum(), inputs, retain_graph=True)[0] for score in scores]

@@ -40,9 +40,7 @@ def fixed_weights(time_pool: str, steps: int) -> Float[Tensor, " t"] | None:
     return torch.ones(steps) / (steps if time_pool == "mean" else 1)
 
 
-def time_attention(
-    states: Float[Tensor, "b t d"], weight: Float[Tensor, "rows d"]
-) -> Float[Tensor, "b t"]:
+def time_attention(states: Float[Tensor, "b t d"], weight: Float[Tensor, "rows d"]) -> Float[Tensor, "b t"]:
     """Softmax over steps of each state's product with the weights: one row for all steps, or one for each (Eq. 3.6)."""
     return (states * weight).sum(2).softmax(1)
 
@@ -51,7 +49,9 @@ def cosine_basis(size: int, rows: int, columns: int, device: torch.device) -> Fl
     """``cos(pi p i / rows) cos(pi q j / columns)`` for ``p`` and ``q`` from 0 to ``size - 1``: a cell's place."""
 
     def waves(cells: int) -> Tensor:
-        return torch.outer(torch.arange(size, device=device), torch.arange(cells, device=device) * (math.pi / cells)).cos()
+        return torch.outer(
+            torch.arange(size, device=device), torch.arange(cells, device=device) * (math.pi / cells)
+        ).cos()
 
     return torch.einsum("pr,qc->pqrc", waves(rows), waves(columns)).flatten(0, 1)
 
@@ -70,7 +70,9 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, keys: int, basis: int, hidden: int, scaled: bool = True) -> None:
         super().__init__()
         if not 1 <= keys < channels or basis < 0:
-            raise ValueError(f"keys is {keys} of {channels} channels and basis is {basis}: need 1 key, 1 value, basis 0")
+            raise ValueError(
+                f"keys is {keys} of {channels} channels and basis is {basis}: need 1 key, 1 value, basis 0"
+            )
         self.keys, self.basis, self.hidden = keys, basis, hidden
         asked, answered = keys + basis**2, channels - keys + basis**2
         self.scale = asked**-0.5 if scaled else 1.0
@@ -196,7 +198,7 @@ class LocalStream(nn.Module):
         return cast(Tensor, self.fixed).expand(len(states), -1)
 
     def step_scores(self, states: Float[Tensor, "b t h"]) -> Float[Tensor, "b t k"]:
-        """The classifier on each step's state, without its bias: scores of weighted states are weighted sums of these."""
+        """The classifier on each step's state, without its bias: those of a weighted sum are weighted sums of these."""
         with torch.autocast(states.device.type, enabled=False):
             return linear(states, self.classifier.weight)
 
@@ -236,7 +238,10 @@ class LocalStream(nn.Module):
             slopes = slopes / features[0, 0].numel() if self.looks is None else slopes.mean((3, 4))
             maps = _cam(slopes.detach(), features.detach())
         if not differentiable:
-            logits, steps = logits.detach(), Steps(*(x if x is None else x.detach() for x in steps))
+            logits, steps = (
+                logits.detach(),
+                Steps(steps.states.detach(), None if steps.attention is None else steps.attention.detach()),
+            )
         return logits, steps, Evidence(maps[:, -1], maps[:, :-1].relu())
 
     def _states(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -265,4 +270,5 @@ class LocalStream(nn.Module):
 
 
 def _cam(weights: Float[Tensor, "b t d"], features: Float[Tensor, "b d u v"]) -> Float[Tensor, "b t u v"]:
-    return torch.bmm(weights, features.flatten(2)).unflatten(2, features.shape[2:])
+    maps: Tensor = torch.bmm(weights, features.flatten(2)).unflatten(2, features.shape[2:])
+    return maps

@@ -1,44 +1,45 @@
-"""Focus Longer: a network for the whole image, and one for a patch of it whose features an LSTM goes over again and again.
+"""Focus Longer: a network for the whole image, and one for a patch, whose features an LSTM goes over again and again.
 
-The evidence is, for the whole image, the class activation map; for the patch Grad-CAM of the local logit, put back where
-the patch was cut (``saliency``: the sum of both densities). ``parts`` are Grad-CAM of each time step, of the predicted
-class, in the place of the patch; with self-attention they are the attention over the patch in each step. Logits are the
-sum of both streams'; ``streams`` has those of each stream, of each step and of sums of steps, so that the ablations of one
-training are measured in one test.
+The evidence is, for the whole image, the class activation map; for the patch Grad-CAM of the local logit, put back
+where the patch was cut (``saliency``: the sum of both densities). ``parts`` are Grad-CAM of each time step, of the
+predicted class, in the place of the patch; with self-attention they are the attention over the patch in each step.
+Logits are the sum of both streams'; ``streams`` has those of each stream, of each step and of sums of steps, so that
+the ablations of one training are measured in one test.
 
 Paper: Shroff, Search for Finer Attention Details for Fine-Grained Image Classification, thesis, Texas A&M University,
 August 2020; Shroff, Chen, Wei & Wang, Focus Longer to See Better, CVPR Workshops 2020 (arXiv 2005.10979). Code by the
-authors: github.com/VITA-Group/Focus-Longer-to-See-Better (CUB only: no patch extraction, ranking loss or self-attention; no
-licence), used as a reference only. ``PRESETS`` says which value comes from the thesis and which from the code.
+authors: github.com/VITA-Group/Focus-Longer-to-See-Better (CUB only: no patch extraction, ranking loss or
+    self-attention; no licence), used as a reference only. ``PRESETS`` says which value comes from the thesis and which
+    from the code.
 
 Decisions, and differences from thesis and code, each with its reason:
 
-* Patches come from an extractor that never sees a label of the image: ``protopnet`` (theirs; ``METHOD=protopnet`` first),
-  ``cam`` (95th-percentile boxes of the global stream's activation maps of its ``patch_count`` largest logits),
-  ``grid``, ``random`` (drawn from the image's number), ``official`` (boxes in a file, see ``focus_patches``). The authors
-  do not say whether their test patches were those of prototypes of the true class; that would leak it.
-* Test patches: ``top1``, ``mean_all`` (mean local logits of all), or ``random``, drawn from the image's number; the code
-  draws anew at each test, so its accuracy is a random variable. The thesis is silent; its preset is ``top1``.
-* A patch is cut from the network's input, as in the code, and enlarged on the device (``layers.boxes``): the file at its
-  own resolution would be sharper, and does not fit in a batch.
+* Patches come from an extractor that never sees a label of the image: ``protopnet`` (theirs; ``METHOD=protopnet``
+  first), ``cam`` (95th-percentile boxes of the global stream's activation maps of its ``patch_count`` largest logits),
+  ``grid``, ``random`` (drawn from the image's number), ``official`` (boxes in a file, see ``focus_patches``). The
+  authors do not say whether their test patches were those of prototypes of the true class; that would leak it.
+* Test patches: ``top1``, ``mean_all`` (mean local logits of all), or ``random``, drawn from the image's number; the
+  code draws anew at each test, so its accuracy is a random variable. The thesis is silent; its preset is ``top1``.
+* A patch is cut from the network's input, as in the code, and enlarged on the device (``layers.boxes``): the file at
+  its own resolution would be sharper, and does not fit in a batch.
 * VGG's last pool is left out of the local stream (thesis and code) and kept in the global one (code). Other networks
   have no such pool.
-* The local classifier and the LSTM's input have the trunk's channels (512 for VGG-19, ResNet-18 and ResNet-34, as in the
-  thesis); state 512, two layers, ten steps.
+* The local classifier and the LSTM's input have the trunk's channels (512 for VGG-19, ResNet-18 and ResNet-34, as in
+  the thesis); state 512, two layers, ten steps.
 * Attention over time: one vector for all steps (code) or one for each (Eq. 3.6). Its bias cancels and is left out. The
   code's option to divide by the root of 512 after the softmax is left out; it is never used.
-* Ranking loss: four readings (``losses.ranking``), and the gradient's side: with ``detach_global`` the global stream is the
-  reference and learns nothing from it. As printed it wants the local stream to be surer by 0.5, which cannot be
+* Ranking loss: four readings (``losses.ranking``), and the gradient's side: with ``detach_global`` the global stream
+  is the reference and learns nothing from it. As printed it wants the local stream to be surer by 0.5, which cannot be
   reached where the global stream is surer than 0.5, and then pushes that one down.
-* ``supervise: every_step`` is the thesis' "CNN + LSTM" (Table 6.1): cross-entropy of every step, the last one at test. The
-  thesis does not say whether losses are added or averaged: averaged.
+* ``supervise: every_step`` is the thesis' "CNN + LSTM" (Table 6.1): cross-entropy of every step, the last one at test.
+  The thesis does not say whether losses are added or averaged: averaged.
 * Table 6.2 adds up states, so later rows weigh the local stream more; ``mean_<t>`` beside ``sum_<t>`` is the fair
   comparison. The bias of the classifier counts once in each.
 * Rates: a tenth for the global stream, all of it (thesis: 0.001 and 0.01; ``rates: streams``); ``rates: layers`` is the
   suite's other convention, a rate for both trunks and one for all that is new.
-* Self-attention (thesis, chapter 7, without code or numbers): keys are the first eighth of the channels (as in Mott et al.,
-  2019, roughly), 64 cosines tell the place, one head, products scaled, queries from the last layer's state. Each step
-  has an input of its own. The place is joined to keys and values: the thesis says added, its sizes say joined.
+* Self-attention (thesis, chapter 7, without code or numbers): keys are the first eighth of the channels (as in Mott et
+  al., 2019, roughly), 64 cosines tell the place, one head, products scaled, queries from the last layer's state. Each
+  step has an input of its own. The place is joined to keys and values: the thesis says added, its sizes say joined.
 * Everything after the trunks is computed in float32. Grad-CAM's score is the plain logit (the code multiplies it by the
   largest).
 * Saliency adds evidence per area: a patch's counts the more the smaller the patch. It is not the thesis' (it shows
@@ -131,7 +132,8 @@ class FocusLonger(Method):
         optim: see ``Method``.
     """
 
-    figures = ("patches", "steps")
+    figures: tuple[str, ...] = ("patches", "steps", "attention")
+    grid: Tensor
 
     def __init__(
         self,
@@ -201,8 +203,8 @@ class FocusLonger(Method):
         )
         self.steps = self.local.steps
         self.parts, self.stream_names = self.steps or None, names_of_streams(self.steps)
-        if local == "self_attention":
-            self.figures = (*self.figures, "attention")
+        if local != "self_attention":
+            self.figures = self.figures[:2]
         self.register_buffer("grid", boxed.grid_fractions(patch_count)[None], persistent=False)
 
     def pretrained(self) -> list[nn.Module]:
@@ -348,14 +350,14 @@ class FocusLonger(Method):
 
     @torch.no_grad()
     def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
-        """Figure 3.2 (``patches``), Figures 5.1, 6.2 and 7.3 (``steps``), and what Figure 7.3 rests on (``attention``)."""
+        """Figure 3.2 (``patches``); 5.1, 6.2 and 7.3 (``steps``); the attention behind 7.3 (``attention``)."""
         found = self._find(image, None)
         boxes = self._test_boxes(found.boxes, None)[:, :1]
-        if name == "patches":
-            return {"boxes": found.boxes[0], "shown": boxes[0, 0]}
         patch = boxed.cut(image, boxes, self.patch_size)
+        if name == "patches":
+            return {"boxes": found.boxes[0], "shown": boxes[0, 0], "patch": self.backbone.to_bytes(patch)[0]}
         features = self.local.trunk(patch)
-        logits, steps, evidence = self.local.explain(
+        _, steps, evidence = self.local.explain(
             features, lambda local: (found.logits + self.local_weight * local).argmax(1)
         )
         shown = {"patch": self.backbone.to_bytes(patch)[0], "pooled": evidence.pooled[0].relu()}

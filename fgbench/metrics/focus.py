@@ -9,13 +9,13 @@ columns (half-pixel centres), is above half of its own maximum. Percent.
 *Definition, entropy.* ``step_entropy``: of the map, cell by cell and divided by its sum: ``-sum p log p`` over the
 logarithm of the number of cells. Percent; 100 is a constant map, 0 a single cell.
 
-*Definition, overlap.* ``step_overlap``: cosine between the maps of a step and of the step before it. Percent; 100 is the
-same map at another scale.
+*Definition, overlap.* ``step_overlap``: cosine between the maps of a step and of the step before it. Percent; 100 is
+the same map at another scale.
 
 Each is the mean over images, for each step (``details``; overlap from the second on). ``step_area_change`` and
 ``step_entropy_change`` are means over images of the last step's less the first one's, in percentage points: below zero
-means that attention gets finer; ``step_overlap`` is the mean over steps and images. Left out: maps that are zero everywhere,
-and differences and cosines with one of them. NaN: nothing left.
+means that attention gets finer; ``step_overlap`` is the mean over steps and images. Left out: maps that are zero
+everywhere, and differences and cosines with one of them. NaN: nothing left.
 
 *Exact:* integer counts, and sums of shares in units of 2^-30.
 """
@@ -100,7 +100,9 @@ class Focus(BenchMetric):
     def compute(self) -> dict[str, Tensor]:
         """Percentages."""
         means = 100 * self.sums.double() / UNIT / self.counts
-        overlap, area, area_change, entropies, entropy_change = means.split([self.steps - 1, self.steps, 1, self.steps, 1])
+        overlap, area, area_change, entropies, entropy_change = means.split(
+            [self.steps - 1, self.steps, 1, self.steps, 1]
+        )
         pairs = self.sums[: self.steps - 1].sum().double() / self.counts[: self.steps - 1].sum()
         return {
             "step_area_change": area_change[0],

@@ -1,7 +1,7 @@
 """Accuracy of the further logits that a method hands out: of its streams, and of ablations that need no training.
 
-*Definition.* ``accuracy_<name>`` is the accuracy (see ``accuracy.py``, of classes or attributes) that the logits of that
-name would have, over the same images. Percent, higher is better. Nothing is left out. NaN: no image seen.
+*Definition.* ``accuracy_<name>`` is the accuracy (see ``accuracy.py``, of classes or attributes) that the logits of
+that name would have, over the same images. Percent, higher is better. Nothing is left out. NaN: no image seen.
 
 *Exact:* states are integer counts.
 """
@@ -36,7 +36,7 @@ class Streams(BenchMetric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def columns(self, output: Output, batch: Batch, floors: Points | None = None) -> dict[str, Tensor]:
-        """``stream_correct``: right answers of each stream, of ``stream_asked`` questions: one, or one per attribute."""
+        """``stream_correct``: right answers of each stream to ``stream_asked`` questions: one, or one per attribute."""
         if output.streams is None or output.streams.shape[1] != len(self.names):
             raise ValueError(f"streams: the method does not give the {len(self.names)} logits that it names")
         logits = output.streams.flatten(0, 1)
