@@ -106,3 +106,32 @@ def activation_fractions(maps: Float[Tensor, "b n u v"]) -> Float32[Tensor, "b n
     """High-activation boxes on a raster of ``RASTER`` cells a side: finding them among all pixels is slow."""
     with torch.autocast(maps.device.type, enabled=False):
         return high_activation_boxes(maps, RASTER, RASTER) / RASTER
+
+
+def to_original(boxes: Float[Tensor, "b n 4"], frame: Float[Tensor, "b 6"]) -> Float32[Tensor, "b n 4"]:
+    """Boxes of the input as boxes of the original file, ordered: ``Batch.frame`` applied to two corners."""
+    corners = boxes.double().unflatten(2, (2, 2))
+    matrix, shift = frame.double().unflatten(1, (2, 3)).split([2, 1], 2)
+    return _ordered(torch.einsum("bij,bnkj->bnki", matrix, corners) + shift[:, None, None, :, 0])
+
+
+def to_input(boxes: Float[Tensor, "b n 4"], frame: Float[Tensor, "b 6"]) -> Float32[Tensor, "b n 4"]:
+    """Boxes of the original file as boxes of the input, ordered, not clipped."""
+    corners = boxes.double().unflatten(2, (2, 2))
+    matrix, shift = frame.double().unflatten(1, (2, 3)).split([2, 1], 2)
+    (a, b), (d, e) = (row.unbind(1) for row in matrix.unbind(1))
+    inverse = torch.stack([e, -b, -d, a], 1).unflatten(1, (2, 2)) / (a * e - b * d)[:, None, None]
+    return _ordered(torch.einsum("bij,bnkj->bnki", inverse, corners - shift[:, None, None, :, 0]))
+
+
+def _ordered(corners: Tensor) -> Float32[Tensor, "b n 4"]:
+    return torch.cat([corners.amin(2), corners.amax(2)], 2).float()
+
+
+def within(boxes: Float[Tensor, "b n 4"], height: int, width: int, smallest: int) -> Float32[Tensor, "b n 4"]:
+    """Boxes cut off at the border of the input; the whole input where less than ``smallest`` pixels a side are left."""
+    ones = torch.ones(1, 1, 2, device=boxes.device)  # filled on the device: copying would wait for it
+    whole = in_pixels(torch.cat([0 * ones, ones], 2), height, width)
+    cut_off = torch.minimum(boxes.float().clamp(min=0), whole[..., 2:].repeat(1, 1, 2))
+    sides = cut_off[..., 2:] - cut_off[..., :2]
+    return torch.where((sides >= smallest).all(-1, keepdim=True), cut_off, whole)

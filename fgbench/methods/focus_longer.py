@@ -60,8 +60,11 @@ from fgbench.layers import boxes as boxed
 from fgbench.layers.distributed import rank, world_size
 from fgbench.layers.hashed import hashed_uniform
 from fgbench.losses.ranking import RankMode, ranking_loss, truth_probability
+from fgbench.methods import focus_patches
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.focus_local import Kind, LocalStream, TimeAttention
+from fgbench.methods.focus_patches import numbers
+from fgbench.methods.preparation import Preparation
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
@@ -125,6 +128,8 @@ class FocusLonger(Method):
         basis: waves along each side that tell a cell's place; 0 for none.
         patches: the extractor.
         patch_count: boxes of an image.
+        patch_weights: file of ``protopnet`` or ``official``; null for the others.
+        extractor_size: of ``protopnet``: pixels of the squares that its network sees; null for images as they come.
         patch_size: side of a patch as the network sees it, pixels.
         rates: who learns at ``new_layer_factor`` times the rate: the local stream, or all that is not a trunk.
         num_outputs: see ``Method``.
@@ -133,7 +138,6 @@ class FocusLonger(Method):
     """
 
     figures: tuple[str, ...] = ("patches", "steps", "attention")
-    grid: Tensor
 
     def __init__(
         self,
@@ -163,8 +167,10 @@ class FocusLonger(Method):
         supervise: Literal["pooled", "every_step"] = "pooled",
         keys: int | None = None,
         basis: int = 8,
-        patches: Literal["cam", "grid", "random"] = "cam",
+        patches: focus_patches.Kind = "cam",
         patch_count: int = 10,
+        patch_weights: str | None = None,
+        extractor_size: int | None = 224,
         patch_size: int = 224,
         rates: Literal["streams", "layers"] = "streams",
     ) -> None:
@@ -187,13 +193,13 @@ class FocusLonger(Method):
         }
         self.recipe = PRESETS[preset]._replace(**{name: x for name, x in changes.items() if x is not None})
         self.rank_weight, self.rank_margin, self.local_weight = rank_weight, rank_margin, local_weight
-        self.supervise, self.patches, self.patch_count, self.patch_size = supervise, patches, patch_count, patch_size
-        self.rates = rates
+        self.supervise, self.patch_size, self.rates = supervise, patch_size, rates
         self.backbone = Backbone(backbone, weights, mean=mean, std=std)
         arch, own = (local_backbone, local_weights) if local_backbone else (backbone, weights)
         trunk = Backbone(arch, own, mean=mean, std=std)
         if (trunk.mean, trunk.std) != (self.backbone.mean, self.backbone.std):
             raise ValueError(f"the weights of {backbone} and {arch} want other normalisations: set mean and std")
+        self.extractor = focus_patches.Extractor(patches, patch_count, patch_weights, extractor_size, self.backbone)
         self.after = global_layers(self.backbone, self.recipe.addon)
         self.classifier = nn.Linear(1024 if self.recipe.addon else self.backbone.out_channels, num_outputs)
         nn.init.normal_(self.classifier.weight, std=0.01)  # the authors' code
@@ -205,7 +211,10 @@ class FocusLonger(Method):
         self.parts, self.stream_names = self.steps or None, names_of_streams(self.steps)
         if local != "self_attention":
             self.figures = self.figures[:2]
-        self.register_buffer("grid", boxed.grid_fractions(patch_count)[None], persistent=False)
+
+    def preparation(self) -> Preparation | None:
+        """Boxes that a trained ProtoPNet finds in all images."""
+        return self.extractor.preparation()
 
     def pretrained(self) -> list[nn.Module]:
         """What learns at the base rate: see ``rates``."""
@@ -299,8 +308,9 @@ class FocusLonger(Method):
             return boxes
         if self.recipe.test_patch == "top1":
             return boxes[:, :1]
-        numbers = _numbers(boxes, batch)
-        drawn = hashed_uniform(numbers[:, None], torch.zeros(1, dtype=torch.int64, device=boxes.device), seed=1)
+        drawn = hashed_uniform(
+            numbers(boxes, batch)[:, None], torch.zeros(1, dtype=torch.int64, device=boxes.device), seed=1
+        )
         return _one_of(boxes, drawn[:, 0])
 
     # ---- streams and patches
@@ -308,21 +318,13 @@ class FocusLonger(Method):
     def _find(self, image: Tensor, batch: Batch | None) -> Found:
         features = self.after(self.backbone(image))
         logits = self.classifier(features.mean((2, 3))).float()
-        with torch.no_grad():
-            boxes = self._boxes(image, batch, features.detach(), logits.detach())
-        return Found(features, logits, boxes)
 
-    def _boxes(self, image: Tensor, batch: Batch | None, features: Tensor, logits: Tensor) -> Float[Tensor, "b n 4"]:
-        """The patches of images, the most promising first; of no label."""
-        height, width = image.shape[2:]
-        if self.patches == "grid":
-            return boxed.in_pixels(self.grid, height, width).expand(len(image), -1, -1)
-        if self.patches == "random":
-            return boxed.in_pixels(boxed.random_fractions(_numbers(image, batch), self.patch_count), height, width)
-        top = logits.topk(min(self.patch_count, logits.shape[1])).indices
-        with torch.autocast(image.device.type, enabled=False):
-            maps = torch.einsum("bnd,bduv->bnuv", self.classifier.weight[top], features.float())
-        return boxed.in_pixels(boxed.activation_fractions(maps), height, width)
+        def maps(count: int) -> Tensor:
+            top = logits.topk(min(count, logits.shape[1])).indices
+            with torch.autocast(image.device.type, enabled=False):
+                return torch.einsum("bnd,bduv->bnuv", self.classifier.weight[top], features.float())
+
+        return Found(features, logits, self.extractor(image, batch, maps))
 
     # ---- maps over the image
 
@@ -404,8 +406,3 @@ def _one_of(boxes: Float[Tensor, "b n 4"], place: Float[Tensor, " b"]) -> Float[
     """The box of each image at a place in [0, 1) of its list."""
     index = (place * boxes.shape[1]).long().clamp(max=boxes.shape[1] - 1)
     return boxes.gather(1, index[:, None, None].expand(-1, 1, 4))
-
-
-def _numbers(image: Tensor, batch: Batch | None) -> Int[Tensor, " b"]:
-    """The images' numbers in their dataset; 0 for an image of no dataset."""
-    return torch.zeros(len(image), dtype=torch.int64, device=image.device) if batch is None else batch.image_id
