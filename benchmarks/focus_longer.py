@@ -59,11 +59,19 @@ def compare_evidence(method: FocusLonger, image: torch.Tensor, turns: int) -> No
             scores[:, step].sum().backward(retain_graph=True)
         method.eval()
 
-    for run in (plain, explained, by_hooks): run() ratios, hooked = [], [] for _ in range(turns): base, ours, theirs =
-    (seconds(run, device) for run in (plain, explained, by_hooks)) ratios.append(ours / base) hooked.append(theirs /
-    base) print( f"Grad-CAM of {method.steps} steps over one forward pass: {statistics.median(ratios):.3f}
-    ({min(ratios):.3f} to " f"{max(ratios):.3f}); by backward passes through the trunk
-    {statistics.median(hooked):.2f}", flush=True, )
+    for run in (plain, explained, by_hooks):
+        run()
+    ratios, hooked = [], []
+    for _ in range(turns):
+        base, ours, theirs = (seconds(run, device) for run in (plain, explained, by_hooks))
+        ratios.append(ours / base)
+        hooked.append(theirs / base)
+    print(
+        f"Grad-CAM of {method.steps} steps over one forward pass: {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f}); "
+        f"by backward passes through the trunk {statistics.median(hooked):.2f}",
+        flush=True,
+    )
 
 
 def compare_step(method: FocusLonger, image: torch.Tensor, turns: int) -> None:
@@ -83,16 +91,24 @@ def compare_step(method: FocusLonger, image: torch.Tensor, turns: int) -> None:
         logits = method.local.logits(leaf, method.local(leaf).states)
         method.classification_loss(logits, batch).backward()
 
-    for run in (step, recurrent): run() ratios = [] for _ in range(turns): whole, part = (seconds(run, image.device)
-    for run in (step, recurrent)) ratios.append(100 * part / whole) print( f"recurrent part of a training step:
-    {statistics.median(ratios):.2f} % ({min(ratios):.2f} to {max(ratios):.2f})", flush=True, )
+    for run in (step, recurrent):
+        run()
+    ratios = []
+    for _ in range(turns):
+        whole, part = (seconds(run, image.device) for run in (step, recurrent))
+        ratios.append(100 * part / whole)
+    print(
+        f"recurrent part of a training step: {statistics.median(ratios):.2f} % "
+        f"({min(ratios):.2f} to {max(ratios):.2f})",
+        flush=True,
+    )
 
 
 def main() -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", default="vgg19,resnet34" if gpu else "mobilenet_v2,resnet18")
-    parser.add_argument("--batch", type=int, default=32 if gpu else 4)
+    parser.add_argument("--batch", type=int, default=32 if gpu else 2)
     parser.add_argument("--turns", type=int, default=5 if gpu else 3)
     options = parser.parse_args()
     device = torch.device("cuda" if gpu else "cpu")

@@ -49,6 +49,7 @@ def convert(arrays: Path, tree: Path) -> np.ndarray:
 
 
 def main() -> None:
+    """Read the arrays, write the file whole or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arrays", type=Path, help="folder of train_patches.npy and test_patches.npy")
     parser.add_argument("tree", type=Path, help="CUB_200_2011")

@@ -1,4 +1,4 @@
-"""Boxes: what is cut is where the box says, what is pasted lies there again; boxes follow an image into any view.
+"""Boxes: what is cut is where the box says, what is pasted lies there again; boxes follow an image into any view."""
 
 import numpy as np
 import pytest
