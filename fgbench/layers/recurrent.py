@@ -57,6 +57,12 @@ def unroll(
     return found
 
 
-def gradients(scores: list[Float[Tensor, " b"]], inputs: Tensor) -> list[Tensor]:
-    """The gradient of each of several scores per image with respect to the inputs ``b ...``; the graph is kept."""
-    return [torch.autograd.grad(score.sum(), inputs, retain_graph=True)[0] for score in scores]
+def gradients(scores: list[Float[Tensor, " b"]], inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b t ..."]:
+    """The gradient of each of several scores per image with respect to the inputs; the graph is kept.
+
+    All in one backward pass that carries as many gradients: weights are read once a step, not once for each score.
+    """
+    totals = torch.stack([score.sum() for score in scores])
+    each = torch.eye(len(scores), device=totals.device, dtype=totals.dtype)
+    (found,) = torch.autograd.grad(totals, inputs, each, retain_graph=True, is_grads_batched=True)
+    return found.transpose(0, 1)

@@ -1,4 +1,7 @@
-"""The local stream of Focus Longer: a patch's features, made once, go through an LSTM again and again."""
+"""The streams of Focus Longer: what follows the global trunk, and the local stream.
+
+A patch's features, made once, go through an LSTM again and again.
+"""
 
 import math
 import re
@@ -54,6 +57,18 @@ def cosine_basis(size: int, rows: int, columns: int, device: torch.device) -> Fl
         ).cos()
 
     return torch.einsum("pr,qc->pqrc", waves(rows), waves(columns)).flatten(0, 1)
+
+
+def global_layers(backbone: Backbone, addon: bool) -> nn.Sequential:
+    """What is between the global trunk and its average: VGG's last pool, and the code's two convolutions."""
+    layers: list[nn.Module] = [nn.MaxPool2d(2)] if backbone.arch.startswith("vgg") else []
+    if addon:
+        first, second = nn.Conv2d(backbone.out_channels, 1024, 1), nn.Conv2d(1024, 1024, 1)
+        for layer in (first, second):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, layer.bias))
+        layers += [first, nn.ReLU(), second, nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 class SelfAttention(nn.Module):
@@ -234,7 +249,7 @@ class LocalStream(nn.Module):
             weight, bias = self.classifier.weight[index], self.classifier.bias[index]
             scores = [(state * weight).sum(1) + bias for state in listed]
             chosen = logits.gather(1, index[:, None])[:, 0]
-            slopes = torch.stack(gradients([*scores, chosen], leaf), 1)
+            slopes = gradients([*scores, chosen], leaf)
             slopes = slopes / features[0, 0].numel() if self.looks is None else slopes.mean((3, 4))
             maps = _cam(slopes.detach(), features.detach())
         if not differentiable:

@@ -62,7 +62,7 @@ from fgbench.layers.hashed import hashed_uniform
 from fgbench.losses.ranking import RankMode, ranking_loss, truth_probability
 from fgbench.methods import focus_patches
 from fgbench.methods.base import Method, Optim
-from fgbench.methods.focus_local import Kind, LocalStream, TimeAttention
+from fgbench.methods.focus_local import Kind, LocalStream, TimeAttention, global_layers
 from fgbench.methods.focus_patches import numbers
 from fgbench.methods.preparation import Preparation
 from fgbench.pretrained import Colour
@@ -374,18 +374,6 @@ class FocusLonger(Method):
             "weights": self.local.weights(steps.states)[0],
             "predicted": fused.argmax(1),
         }
-
-
-def global_layers(backbone: Backbone, addon: bool) -> nn.Sequential:
-    """What is between the global trunk and its average: VGG's last pool, and the code's two convolutions."""
-    layers: list[nn.Module] = [nn.MaxPool2d(2)] if backbone.arch.startswith("vgg") else []
-    if addon:
-        first, second = nn.Conv2d(backbone.out_channels, 1024, 1), nn.Conv2d(1024, 1024, 1)
-        for layer in (first, second):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(cast(Tensor, layer.bias))
-        layers += [first, nn.ReLU(), second, nn.ReLU()]
-    return nn.Sequential(*layers)
 
 
 def names_of_streams(steps: int) -> tuple[str, ...]:

@@ -9,8 +9,7 @@ the training patches that these are; ``gallery`` shows those of the predicted cl
 
 ``patches`` is Figure 3.2 of Shroff's thesis (2020): the boxes of an image, in the order of their rank, and the patch
 that was looked at. ``steps`` is its Figures 5.1, 6.2 and 7.3: the patch, the weight of each step, and Grad-CAM of each
-step
-with what that step says. ``attention`` shows where each step of self-attention looks.
+step with what that step says. ``attention`` shows where each step of self-attention looks.
 
 Arrays in, PNG out; no torch.
 """

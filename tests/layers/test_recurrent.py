@@ -62,4 +62,4 @@ def test_gradients_of_each_step_are_differences():
             moved = x.detach().clone()
             moved[:, column] += step
             difference = (unroll(lstm, moved, 3)[t][:, 1] - states[t][:, 1]) / step
-            torch.testing.assert_close(slopes[t][:, column], difference, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(slopes[:, t, column], difference, atol=1e-5, rtol=1e-4)
