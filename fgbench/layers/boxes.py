@@ -128,10 +128,14 @@ def _ordered(corners: Tensor) -> Float32[Tensor, "b n 4"]:
     return torch.cat([corners.amin(2), corners.amax(2)], 2).float()
 
 
-def within(boxes: Float[Tensor, "b n 4"], height: int, width: int, smallest: int) -> Float32[Tensor, "b n 4"]:
-    """Boxes cut off at the border of the input; the whole input where less than ``smallest`` pixels a side are left."""
+def within(boxes: Float[Tensor, "b n 4"], height: int, width: int, least: float) -> Float32[Tensor, "b n 4"]:
+    """Boxes cut off at the border of the input; the whole input where less than ``least`` of a box is left."""
     ones = torch.ones(1, 1, 2, device=boxes.device)  # filled on the device: copying would wait for it
     whole = in_pixels(torch.cat([0 * ones, ones], 2), height, width)
     cut_off = torch.minimum(boxes.float().clamp(min=0), whole[..., 2:].repeat(1, 1, 2))
-    sides = cut_off[..., 2:] - cut_off[..., :2]
-    return torch.where((sides >= smallest).all(-1, keepdim=True), cut_off, whole)
+    there = _area(cut_off) > least * _area(boxes.float())
+    return torch.where(there[..., None], cut_off, whole)
+
+
+def _area(boxes: Tensor) -> Float32[Tensor, "b n"]:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)

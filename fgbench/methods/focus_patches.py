@@ -23,7 +23,7 @@ from fgbench.pretrained import WeightsError, read_weights, weight_tag
 from fgbench.types import Batch
 
 Kind = Literal["cam", "grid", "random", "protopnet", "official"]
-SMALLEST = 16  # pixels: where a random crop leaves less of a stored box, the whole input is the patch
+LEAST = 0.25  # where a random crop leaves a smaller share of a stored box, the whole input is the patch
 NEEDED = {
     "protopnet": "train METHOD=protopnet on this dataset and write it: fgbench weights --whole <run folder> <file>",
     "official": "write it from the authors' arrays: python tools/official_patches.py --help",
@@ -98,13 +98,13 @@ class Extractor(nn.Module):
             return boxed.in_pixels(boxed.random_fractions(numbers(image, batch), self.count), height, width)
         if self.kind == "protopnet":
             if batch is not None and batch.prepared.shape[1:] == (self.count, 4):
-                return boxed.within(boxed.to_input(batch.prepared, batch.frame), height, width, SMALLEST)
+                return boxed.within(boxed.to_input(batch.prepared, batch.frame), height, width, LEAST)
             found: Tensor = self.network().to(image.device)(image)
             return found
         if self.kind == "official" and batch is not None:
             if self.published is None:
                 raise ValueError(f"patches official need patch_weights: {NEEDED['official']}")
-            return boxed.within(boxed.to_input(self.published[batch.image_id], batch.frame), height, width, SMALLEST)
+            return boxed.within(boxed.to_input(self.published[batch.image_id], batch.frame), height, width, LEAST)
         return boxed.in_pixels(boxed.activation_fractions(maps(self.count)), height, width)
 
 

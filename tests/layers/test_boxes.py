@@ -96,5 +96,6 @@ def test_boxes_go_to_the_original_and_back_as_annotations_do(frame):
 
 
 def test_a_box_that_the_view_cut_away_becomes_the_whole_input():
-    boxes = torch.tensor([[[-10.0, 5, 30, 200], [90, 0, 120, 50], [-40, -40, -1, -1]]])
-    assert within(boxes, 100, 96, 16)[0].tolist() == [[0, 5, 30, 100], [0, 0, 96, 100], [0, 0, 96, 100]]
+    boxes = torch.tensor([[[-10.0, 5, 30, 200], [90, 0, 190, 50], [-40, -40, -1, -1], [3, 4, 6, 9]]])
+    expected = [[0, 5, 30, 100], [0, 0, 96, 100], [0, 0, 96, 100], [3, 4, 6, 9]]
+    assert within(boxes, 100, 96, 0.25)[0].tolist() == expected
