@@ -8,16 +8,15 @@ the ablations of one training are measured in one test.
 
 Paper: Shroff, Search for Finer Attention Details for Fine-Grained Image Classification, thesis, Texas A&M University,
 August 2020; Shroff, Chen, Wei & Wang, Focus Longer to See Better, CVPR Workshops 2020 (arXiv 2005.10979). Code by the
-authors: github.com/VITA-Group/Focus-Longer-to-See-Better (CUB only: no patch extraction, ranking loss or
-    self-attention; no licence), used as a reference only. ``PRESETS`` says which value comes from the thesis and which
-    from the code.
+authors: github.com/VITA-Group/Focus-Longer-to-See-Better (CUB only; no patch extraction, ranking loss, self-attention
+or licence), used as a reference only. ``PRESETS`` says which value comes from the thesis and which from the code.
 
 Decisions, and differences from thesis and code, each with its reason:
 
-* Patches come from an extractor that never sees a label of the image: ``protopnet`` (theirs; ``METHOD=protopnet``
-  first), ``cam`` (95th-percentile boxes of the global stream's activation maps of its ``patch_count`` largest logits),
-  ``grid``, ``random`` (drawn from the image's number), ``official`` (boxes in a file, see ``focus_patches``). The
-  authors do not say whether their test patches were those of prototypes of the true class; that would leak it.
+* Patches come from an extractor that never sees a label of the image (``focus_patches``): ``protopnet`` is theirs and
+  needs one to be trained first (variant ``protopnet``), so the default is ``cam``: 95th-percentile boxes of the global
+  stream's activation maps of its ``patch_count`` largest logits. ``grid`` and ``random`` are for comparison,
+  ``official`` reads the authors' boxes, of which nobody knows whether labels chose those of the test images.
 * Test patches: ``top1``, ``mean_all`` (mean local logits of all), or ``random``, drawn from the image's number; the
   code draws anew at each test, so its accuracy is a random variable. The thesis is silent; its preset is ``top1``.
 * A patch is cut from the network's input, as in the code, and enlarged on the device (``layers.boxes``): the file at
