@@ -26,6 +26,7 @@ def weights(tmp_path):
     }
     method = ProtoPNet(optim=Optim(), **arguments)
     path = tmp_path / "protopnet.safetensors"
+    arguments |= {"mean": method.backbone.mean, "std": method.backbone.std}
     write_tensors(path, method.state_dict(), {"method": "protopnet", "arguments": json.dumps(arguments)})
     return str(path)
 
