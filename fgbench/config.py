@@ -37,7 +37,12 @@ FILLED_IN = {  # arguments of data and method that come from elsewhere
     "target": "the dataset",
 }
 
-WEIGHTS = ("weights", "attention_weights")  # arguments of methods that name weights: known by content, not by path
+WEIGHTS = (
+    "weights",
+    "attention_weights",
+    "local_weights",
+    "patch_weights",
+)  # arguments of methods that name weights: known by content, not by path
 
 
 @dataclass(frozen=True)

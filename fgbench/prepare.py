@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from fgbench.data.base import BenchDataModule
 from fgbench.data.listing import Split
+from fgbench.layers.boxes import to_original
 from fgbench.methods import Method, Preparation
 from fgbench.stores import StoreError, StoreReader, StoreWriter, hold, name_of
 from fgbench.types import Batch
@@ -108,7 +109,8 @@ class Preparer(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Compute and write the rows of a batch."""
-        found = self.preparation.compute(batch.image, batch.image_id).cpu().numpy()
+        made = self.preparation.compute(batch.image, batch.image_id)
+        found = (to_original(made, batch.frame) if self.preparation.boxes else made).cpu().numpy()
         rows = self.data.rows_of(batch.image_id.cpu().numpy())
         new = np.isin(rows, self.missing)
         self.writer.write(rows[new], found[new])

@@ -193,7 +193,7 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
     with trainer.precision_plugin.forward_context():  # as the test saw them
         shown = choose_examples(data, shows, trainer.strategy.root_device)
         if own:
-            write_method_figures(folder, run["name"], method, shown)
+            write_method_figures(folder, run["name"], method, shown, data.label_names)
     write_sheet(place / "figures" / "examples.png", shown, run["name"] + ("" if own else f" explained by {explainer}"))
     if shows.class_stages:
         channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
@@ -217,15 +217,18 @@ def choose_examples(data: BenchDataModule, method: Method | Explained, device: t
     return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
 
 
-def write_method_figures(folder: Path, title: str, method: Method, shown: Sequence[Example]) -> None:
-    """The figures that the method offers, of the first ``PICTURED`` images."""
+def write_method_figures(
+    folder: Path, title: str, method: Method, shown: Sequence[Example], names: Sequence[str]
+) -> None:
+    """The figures that the method offers, of the first ``PICTURED`` images; with classes they know the ``target``."""
     shown = shown[:PICTURED]
     images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
     for name in method.figures:
         found = [method.figure(name, method.normalise(image)) for image in images]
         arrays = [
             {key: (x.float() if x.is_floating_point() else x).cpu().numpy() for key, x in panels.items()}
-            for panels in found
+            | ({"target": np.array(names.index(example.target))} if example.target in names else {})
+            for panels, example in zip(found, shown, strict=True)
         ]
         path = folder / "figures" / f"{name}.png"
         write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")

@@ -22,8 +22,10 @@ from fgbench.metrics.accuracy import Accuracy, AttributeAccuracy
 from fgbench.metrics.base import BenchMetric
 from fgbench.metrics.census import Census
 from fgbench.metrics.channels import Channels
+from fgbench.metrics.focus import Focus
 from fgbench.metrics.landmark_error import Frame, LandmarkError
 from fgbench.metrics.pointing_game import PointingGame
+from fgbench.metrics.streams import Streams
 from fgbench.types import Batch, Output
 
 Role = Literal["fit", "test", "locate"]
@@ -69,6 +71,8 @@ class Scoring(Callback):
         logits_writer: takes ``image_id, target, logits``, all of them, of the ``test`` loader.
         seed: of the random floors.
         class_stages: stages of the method's network whose channels belong to classes.
+        streams: names of the method's further logits.
+        steps: how many times the method looks at one frame.
 
     Attributes:
         report: after the test: ``numbers`` (the leaderboard's columns, percent or None), ``reasons`` (why a number is
@@ -90,12 +94,14 @@ class Scoring(Callback):
         logits_writer: Writer | None = None,
         seed: int = 0,
         class_stages: int = 0,
+        streams: Sequence[str] = (),
+        steps: int = 0,
     ) -> None:
         super().__init__()
         if "test" not in roles or len(set(roles)) != len(roles) or "fit" in roles[1:]:
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
-        self.seed, self.class_stages = seed, class_stages
+        self.seed, self.class_stages, self.streams, self.steps = seed, class_stages, tuple(streams), steps
         self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer, "logits": logits_writer}
         self.censuses: dict[str, Census] = {}
         self.metrics: dict[str, list[BenchMetric]] = {}
@@ -119,16 +125,24 @@ class Scoring(Callback):
 
         Args:
             data: a prepared datamodule.
-            method: its ``parts`` say how many part maps it gives, its ``class_stages`` whether channels have classes.
+            method: its ``parts`` say how many part maps it gives, its ``class_stages`` whether channels have classes,
+                its ``stream_names`` and ``steps`` what else there is.
             writer: see the class.
             locate_writer: see the class; needed where the datamodule has a locating view of its own.
             seed: of the random floors.
         """
         fit: list[Role] = ["fit"] if data.landmark_frame and method.parts else []
         locate: list[Role] = ["locate"] if data.locate_view is not None and (fit or data.has_boxes) else []
-        roles, stages = [*fit, "test", *locate], method.class_stages
         return cls(
-            data, method.parts, roles, writer=writer, locate_writer=locate_writer, seed=seed, class_stages=stages
+            data,
+            method.parts,
+            [*fit, "test", *locate],
+            writer=writer,
+            locate_writer=locate_writer,
+            seed=seed,
+            class_stages=method.class_stages,
+            streams=method.stream_names,
+            steps=method.steps,
         )
 
     def loaders(self, data: Any) -> list[Any]:
@@ -145,6 +159,10 @@ class Scoring(Callback):
         self.metrics["val"].append(self._accuracy())
         if self.class_stages:
             self.metrics["test"].append(Channels(self.facts.num_outputs, self.class_stages))
+        if self.streams:
+            self.metrics["test"].append(Streams(self.streams, self.facts.target))
+        if self.steps:
+            self.metrics["test"].append(Focus(self.steps))
         locating = "locate" if "locate" in self.roles else "test"
         self.metrics["fit"] = self._landmarks()
         self.metrics[locating] += [*self._pointing(), *self.metrics["fit"]]
@@ -317,6 +335,8 @@ class Scoring(Callback):
         names = self.facts.landmark_names if metric.startswith("landmark_error") else self.facts.label_names
         if metric.startswith("group_accuracy"):
             names = tuple(dict.fromkeys(self.facts.label_groups))
+        if metric.startswith("step_"):  # of each step, or of each but the first
+            names = tuple(str(step) for step in range(self.steps - count + 1, self.steps + 1))
         return names if len(names) == count else [str(index) for index in range(count)]
 
     # Validation

@@ -60,6 +60,11 @@ class Output(NamedTuple):
             network, the last one first; None where channels belong to no class.
         finer: ``b p s u2 v2`` float32, non-negative: for each part the maps of an earlier stage that were searched
             within it; zero where a part has fewer than ``s``; None where there is none.
+        streams: ``b s k`` (or ``b s a``) float32: further logits, named by ``Method.stream_names``, whose accuracy is
+            reported beside that of ``logits``: of streams that are fused, or of ablations that need no other training;
+            None where there are none.
+        steps: ``b t u v`` float32, non-negative: where a method looks in ``t`` steps, one after the other, over one and
+            the same frame (which need not be the whole image); None where it looks once.
     """
 
     logits: Tensor
@@ -67,3 +72,5 @@ class Output(NamedTuple):
     parts: Tensor | None = None
     scores: Tensor | None = None
     finer: Tensor | None = None
+    streams: Tensor | None = None
+    steps: Tensor | None = None

@@ -20,6 +20,8 @@ TINY = [
 ]
 SAMPLERS = {"attention_backbone": "resnet_nano", "attention_weights": "null", "attention_size": "64", "sampled": "64"}
 OF_METHOD = {name: [f"--method.init_args.{key}={v}" for key, v in SAMPLERS.items()] for name in ("ssn", "tasn")}
+SMALL_PATCHES = {"local_backbone": "null", "local_weights": "null", "hidden": "16", "patch_size": "32"}
+OF_METHOD["focus_longer"] = [f"--method.init_args.{key}={v}" for key, v in SMALL_PATCHES.items()]
 LARGER = {
     "toybirds": {"image_size": SIDE, "num_images": 12}
 }  # the view is the whole image, which is to have five cells

@@ -101,6 +101,8 @@ class Method(LightningModule):
         parts: number of parts of ``Output.parts``, None where there are none.
         figures: names of further figures that the method offers: keys of ``report.method_figures.DRAWN``.
         class_stages: stages of the network whose channels belong to classes (``Output.scores``); 0 for none.
+        stream_names: of the further logits of ``Output.streams``; empty where there are none.
+        steps: maps of ``Output.steps``; 0 where there are none.
         undefined_for: kinds of target for which the method is not defined, with the reason.
 
     Raises:
@@ -111,6 +113,8 @@ class Method(LightningModule):
     parts: int | None = None
     figures: tuple[str, ...] = ()
     class_stages: int = 0
+    stream_names: tuple[str, ...] = ()
+    steps: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:

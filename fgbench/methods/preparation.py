@@ -24,6 +24,8 @@ class Preparation:
         dtype: of the stored rows; float16 has 11 bits, and its largest number is 65,504.
         replaces_image: the method needs no pixel of an image whose row it has. Then loaders decode none, and training
             sees every image in the test view, as its row does: there is no augmentation.
+        boxes: rows are boxes ``n 4``, ``x0 y0 x1 y1`` in pixels of the input; they are stored, and handed on, in
+            pixels of the original files, so that ``Batch.frame`` takes them into any view (``layers.boxes.to_input``).
         by_id: the module also takes the numbers of the images (``image_id``), as its second argument.
     """
 
@@ -33,6 +35,7 @@ class Preparation:
     dtype: Literal["float16", "float32", "uint8", "int32"] = "float16"
     replaces_image: bool = False
     by_id: bool = False
+    boxes: bool = False
 
     def compute(self, image: Shaped[Tensor, "b 3 h w"], image_id: Int[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
         """The rows of a batch."""

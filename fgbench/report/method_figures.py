@@ -7,6 +7,10 @@ channels of the feature map and the attention maps of the same channels.
 ``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like the prototypes that it is most like, and
 the training patches that these are; ``gallery`` shows those of the predicted class.
 
+``patches`` is Figure 3.2 of Shroff's thesis (2020): the boxes of an image, in the order of their rank, and the patch
+that was looked at. ``steps`` is its Figures 5.1, 6.2 and 7.3: the patch, the weight of each step, and Grad-CAM of each
+step with what that step says. ``attention`` shows where each step of self-attention looks.
+
 Arrays in, PNG out; no torch.
 """
 
@@ -21,11 +25,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fgbench.report.figures import INCH, saliency_overlay
+from fgbench.report.figures import INCH, part_colours, saliency_overlay
 from fgbench.result import write_atomically
 
 Arrays = Mapping[str, np.ndarray]
 POINTS = 24  # sampling points drawn along each side
+STEPS = 10  # steps drawn at most
+RIGHT, WRONG = "#009e73", "#d55e00"
 
 
 def write_method_figure(
@@ -129,6 +135,45 @@ def _show_patch(axis: Axes, found: Arrays, position: int) -> None:
     _show(axis, np.moveaxis(found["picture"][position], 0, -1), told)
 
 
+def draw_patches(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """All boxes in the image, the first ones strongest; the one that was looked at; its patch."""
+    _show(axes[0], image, f"{len(found['boxes'])} patches")
+    _show(axes[1], image, "shown")
+    colours = part_colours(np.arange(len(found["boxes"]))) / 255
+    for rank in reversed(range(len(found["boxes"]))):
+        _outline(axes[0], found["boxes"][rank], colours[rank], 1.8 if rank == 0 else 1.0)
+    _outline(axes[1], found["shown"], colours[0], 1.8)
+    _show(axes[2], np.moveaxis(found["patch"], 0, -1), "patch")
+
+
+def draw_steps(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
+    """The patch, weights of the steps, and a map of each step; green where its answer is right, else red."""
+    patch = np.moveaxis(found["patch"], 0, -1)
+    _show(axes[0], patch, "patch")
+    if "maps" not in found:
+        _show(axes[1], saliency_overlay(patch, found["pooled"]), "evidence")
+        return
+    count = len(found["maps"])
+    if "weights" in found:
+        axes[1].axis("on")
+        axes[1].bar(np.arange(count) + 1, found["weights"], color="#0072b2")
+        axes[1].tick_params(labelsize=5, pad=1)
+        axes[1].set_title("weight of each step", fontsize=7)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, STEPS)).round().astype(int))
+    for axis, step in zip(axes[2:], chosen, strict=False):
+        _show(axis, saliency_overlay(patch, found["maps"][step]), f"t = {step + 1}")
+        if "predicted" in found and "target" in found:
+            right = int(found["predicted"][step]) == int(found["target"])
+            axis.set_title(
+                f"t = {step + 1} {'right' if right else 'wrong'}", fontsize=7, color=RIGHT if right else WRONG
+            )
+
+
+def _outline(axis: Axes, box: np.ndarray, colour: np.ndarray, width: float) -> None:
+    x0, y0, x1, y1 = box - 0.5  # matplotlib's pixel centres are whole numbers, ours are halves
+    axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=tuple(colour), linewidth=width))
+
+
 def _show(axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str) -> None:
     axis.imshow(picture)
     axis.set_title(title, fontsize=7)
@@ -139,5 +184,8 @@ DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], 
     "channels": (2, 10, draw_channels),
     "prototypes": (2, 6, draw_prototypes),
     "gallery": (1, 11, draw_gallery),
+    "patches": (1, 3, draw_patches),
+    "steps": (1, STEPS + 2, draw_steps),
+    "attention": (1, STEPS + 2, draw_steps),
 }
 """By name: rows and columns of pictures for one image, and what draws them."""

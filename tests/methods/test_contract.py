@@ -11,6 +11,14 @@ OUTPUTS = {"class": 4, "attributes": 3}
 CELLS = [(name, target) for name, method in METHODS.items() for target in OUTPUTS if target not in method.undefined_for]
 
 SMALL = {  # resnet_nano is for inputs of these tests' size
+    "focus_longer": {
+        "hidden": 64,
+        "steps": 2,
+        "patch_size": 48,
+        "patches": "grid",
+        "patch_count": 1,
+        "rank_mode": "off",
+    },
     "ssn": {"attention_size": 64, "sampled": 64},
     "tasn": {"attention_size": 64, "sampled": 64, "temperature": 1.0},  # at 10 distillation cannot fall by a third
 }

@@ -18,6 +18,8 @@ from fgbench.types import Batch
 
 WORLD, STEPS, BATCH = 2, 3, 8
 EXTRA = {
+    "focus_longer": {"hidden": 16, "steps": 3, "patch_size": 48, "patches": "grid"},  # places that rounding cannot move
+    "focus_longer/self_attention": {"local": "self_attention", "hidden": 16, "steps": 2, "patch_size": 48},
     "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True},  # a prior that sees the batch size
     "ssn": {"attention_size": 64, "sampled": 64},
     "tasn": {"attention_size": 64, "sampled": 64},
@@ -51,7 +53,7 @@ class Loss(nn.Module):
 
 def make(name, target):
     torch.manual_seed(3)
-    kwargs = {"backbone": "resnet_nano", "weights": None, **EXTRA.get(name, {})}
+    kwargs = {"backbone": "resnet_nano", "weights": None, **EXTRA.get(name.split("/")[0], {}), **EXTRA.get(name, {})}
     return METHODS[name.split("/")[0]](4, target, Optim(lr=0.05, new_layer_factor=2.0), **kwargs)
 
 
