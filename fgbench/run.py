@@ -75,6 +75,7 @@ def hush() -> None:
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.11, theirs to mend
         "The `srun` command is available",  # a login node
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+        r"Found \d+ module\(s\) in eval mode",  # frozen networks
         "The '.*_dataloader' does not have many workers",  # chosen by the machine, see count_workers
     )
     for message in expected:

@@ -6,6 +6,7 @@ Reads: weights files (through backbones). Writes: nothing.
 
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
+from fgbench.methods.dpnet import DPNet
 from fgbench.methods.mc_loss import MCLoss
 from fgbench.methods.preparation import Preparation
 from fgbench.methods.protopnet import ProtoPNet
@@ -16,6 +17,7 @@ from fgbench.methods.tdsa import TDSA
 
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
+    "dpnet": DPNet,
     "mc_loss": MCLoss,
     "protopnet": ProtoPNet,
     "region_grouping": RegionGrouping,
@@ -25,6 +27,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
-    "METHODS", "SSN", "TASN", "TDSA", "Baseline", "MCLoss", "Method", "Optim", "Preparation", "ProtoPNet",
+    "METHODS", "SSN", "TASN", "TDSA", "Baseline", "DPNet", "MCLoss", "Method", "Optim", "Preparation", "ProtoPNet",
     "RegionGrouping",
 ]  # fmt: skip
