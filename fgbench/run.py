@@ -180,7 +180,7 @@ def test(folder: Path, run: dict[str, Any]) -> None:
     join_predictions([parts / f"{role}.parquet" for role in loaders], folder / "predictions.parquet")
     with trainer.precision_plugin.forward_context():  # as the test saw them
         shown = choose_examples(data, method, trainer.strategy.root_device)
-        write_method_figures(folder, run["name"], method, shown)
+        write_method_figures(folder, run["name"], method, shown, data)
     write_sheet(folder / "figures" / "examples.png", shown, run["name"])
     if method.class_stages:
         channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
@@ -199,8 +199,13 @@ def choose_examples(data: BenchDataModule, method: Method, device: torch.device)
     return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
 
 
-def write_method_figures(folder: Path, title: str, method: Method, shown: Sequence[Example]) -> None:
-    """The figures that the method offers, of the first ``PICTURED`` images."""
+def write_method_figures(
+    folder: Path, title: str, method: Method, shown: Sequence[Example], data: BenchDataModule
+) -> None:
+    """The figures that the method offers, of the first ``PICTURED`` images.
+
+    Images that a figure names (``image_id``) are handed to it as ``shown``, in the test view.
+    """
     shown = shown[:PICTURED]
     images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
     for name in method.figures:
@@ -209,6 +214,9 @@ def write_method_figures(folder: Path, title: str, method: Method, shown: Sequen
             {key: (x.float() if x.is_floating_point() else x).cpu().numpy() for key, x in panels.items()}
             for panels in found
         ]
+        for panels in arrays:
+            if "image_id" in panels:
+                panels["shown"] = data.pictures(panels["image_id"])
         path = folder / "figures" / f"{name}.png"
         write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -24,7 +24,6 @@ class Preparation:
         dtype: of the stored rows; float16 has 11 bits, and its largest number is 65,504.
         replaces_image: the method needs no pixel of an image whose row it has. Then loaders decode none, and training
             sees every image in the test view, as its row does: there is no augmentation.
-        by_id: the module also takes the numbers of the images (``image_id``), as its second argument.
     """
 
     name: str
@@ -32,9 +31,8 @@ class Preparation:
     key: Mapping[str, Any]
     dtype: Literal["float16", "float32", "uint8", "int32"] = "float16"
     replaces_image: bool = False
-    by_id: bool = False
 
-    def compute(self, image: Shaped[Tensor, "b 3 h w"], image_id: Int[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
-        """The rows of a batch."""
-        found: Tensor = self.module(image, image_id) if self.by_id else self.module(image)
+    def compute(self, image: Float[Tensor, "b 3 h w"]) -> Shaped[Tensor, "b ..."]:
+        """The rows of a batch of normalised images."""
+        found: Tensor = self.module(image)
         return found.to(getattr(torch, self.dtype))

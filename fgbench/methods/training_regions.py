@@ -85,8 +85,8 @@ class TrainingRegions(Method):
         bag, best, index = self.bag(self.areas(maps, batch.image_id))
         if self._sums is None:
             classes, parts = self.class_bag.shape
-            zeros = torch.zeros(classes, parts + 1, dtype=torch.float64, device=bag.device)
-            self._sums = (zeros[:, :parts], zeros[:, parts])
+            zeros = torch.zeros(classes, parts, dtype=torch.float64, device=bag.device)
+            self._sums = (zeros, torch.zeros_like(zeros[:, 0]))
             self.best_score.fill_(-torch.inf)
         of_class = batch.target.double()
         if self.target == "class":

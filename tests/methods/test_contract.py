@@ -155,15 +155,12 @@ def test_groups_hold_every_parameter_once(name):
     groups = method.parameter_groups()
     held = [id(p) for group in groups for p in group["params"]]
     assert len(held) == len(set(held))
-<<<<<<< HEAD
-    assert set(held) == {id(p) for p in method.parameters()}
-    assert [group["name"] for group in groups] == ["backbone", "new", *FURTHER_GROUPS.get(name, [])]
-=======
     learned = {id(p) for p in method.parameters() if p.requires_grad}
     assert set(held) == learned
     frozen = learned.isdisjoint(id(p) for p in method.backbone.parameters())
-    assert [group["name"] for group in groups] == (["new"] if frozen else ["backbone", "new"])
->>>>>>> f18382a (METHOD=dpnet: parts on a frozen network, constraints, the record of the training images)
+    assert [group["name"] for group in groups] == (
+        ["new"] if frozen else ["backbone", "new", *FURTHER_GROUPS.get(name, [])]
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -33,7 +33,7 @@ def planted(images=48, seed=0):
     maps = torch.randn(images, CHANNELS, SIDE, SIDE, generator=random)
     cell = torch.randint(SIDE, (images, 2), generator=random)
     signs = torch.randn(CLASSES, CHANNELS, generator=torch.Generator().manual_seed(9))
-    vector = 4 * CHANNELS**0.5 * nn.functional.normalize(signs, dim=1)
+    vector = 2.2 * CHANNELS**0.5 * nn.functional.normalize(signs, dim=1)
     maps[torch.arange(images), :, cell[:, 0], cell[:, 1]] += vector[target]
     return batch_of(maps, target), cell
 
