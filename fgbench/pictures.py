@@ -127,7 +127,7 @@ def explain(
         paths.append(path)
     if explainer == run.OWN:
         with trained.as_tested():
-            run.write_method_figures(output, title, trained.method, shown, trained.data.label_names)
+            run.write_method_figures(output, title, trained.method, shown, trained.data)
         paths += [output / "figures" / f"{name}.png" for name in trained.method.figures]
         if trained.method.class_stages:
             paths.append(output / "figures" / "channels.png")

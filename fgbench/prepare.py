@@ -93,7 +93,7 @@ class Preparer(LightningModule):
         height, width = shapes[0].tolist()
         self.module.eval()
         with torch.no_grad():
-            row = self.preparation.compute(torch.zeros(1, 3, height, width), torch.zeros(1, dtype=torch.int64))
+            row = self.preparation.compute(torch.zeros(1, 3, height, width))
         shape, dtype = tuple(row.shape[1:]), np.dtype(self.preparation.dtype)
         StoreWriter.create(
             self.folder, key_of(self.preparation, self.data), len(listing.names), shape, dtype, self.cap_gb
@@ -109,7 +109,7 @@ class Preparer(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Compute and write the rows of a batch."""
-        made = self.preparation.compute(batch.image, batch.image_id)
+        made = self.preparation.compute(batch.image)
         found = (to_original(made, batch.frame) if self.preparation.boxes else made).cpu().numpy()
         rows = self.data.rows_of(batch.image_id.cpu().numpy())
         new = np.isin(rows, self.missing)

@@ -79,6 +79,7 @@ def hush() -> None:
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.11, theirs to mend
         "The `srun` command is available",  # a login node
         "Checkpoint directory .* exists and is not empty",  # of a run that goes on
+        r"Found \d+ module\(s\) in eval mode",  # frozen networks
         "The '.*_dataloader' does not have many workers",  # chosen by the machine, see count_workers
     )
     for message in expected:
@@ -193,7 +194,7 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
     with trainer.precision_plugin.forward_context():  # as the test saw them
         shown = choose_examples(data, shows, trainer.strategy.root_device)
         if own:
-            write_method_figures(folder, run["name"], method, shown, data.label_names)
+            write_method_figures(folder, run["name"], method, shown, data)
     write_sheet(place / "figures" / "examples.png", shown, run["name"] + ("" if own else f" explained by {explainer}"))
     if shows.class_stages:
         channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
@@ -218,9 +219,13 @@ def choose_examples(data: BenchDataModule, method: Method | Explained, device: t
 
 
 def write_method_figures(
-    folder: Path, title: str, method: Method, shown: Sequence[Example], names: Sequence[str]
+    folder: Path, title: str, method: Method, shown: Sequence[Example], data: BenchDataModule
 ) -> None:
-    """The figures that the method offers, of the first ``PICTURED`` images; with classes they know the ``target``."""
+    """The figures that the method offers, of the first ``PICTURED`` images; with classes they know the ``target``.
+
+    Images that a figure names (``image_id``) are handed to it as ``shown``, in the test view.
+    """
+    names = data.label_names
     shown = shown[:PICTURED]
     images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
     for name in method.figures:
@@ -230,6 +235,9 @@ def write_method_figures(
             | ({"target": np.array(names.index(example.target))} if example.target in names else {})
             for panels, example in zip(found, shown, strict=True)
         ]
+        for panels in arrays:
+            if "image_id" in panels:
+                panels["shown"] = data.pictures(panels["image_id"])
         path = folder / "figures" / f"{name}.png"
         write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
 

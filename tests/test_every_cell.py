@@ -18,10 +18,12 @@ TINY = [
     *("--data.init_args.batch_size", "6", "--data.init_args.eval_batch_size", "6", "--trainer.max_epochs", "1"),
     *("--machine.accelerator", "cpu", "--machine.progress", "false", "--machine.workers", "0"),
 ]
+OF_DPNET = {"regions": "20", "parts_per_class": "2", "inner_epochs": "1", "mini_batch": "null", "tap": "null"}
 SAMPLERS = {"attention_backbone": "resnet_nano", "attention_weights": "null", "attention_size": "64", "sampled": "64"}
 OF_METHOD = {name: [f"--method.init_args.{key}={v}" for key, v in SAMPLERS.items()] for name in ("ssn", "tasn")}
 SMALL_PATCHES = {"local_backbone": "null", "local_weights": "null", "hidden": "16", "patch_size": "32"}
 OF_METHOD["focus_longer"] = [f"--method.init_args.{key}={v}" for key, v in SMALL_PATCHES.items()]
+OF_METHOD["dpnet"] = [f"--method.init_args.{key}={v}" for key, v in OF_DPNET.items()]
 LARGER = {
     "toybirds": {"image_size": SIDE, "num_images": 12}
 }  # the view is the whole image, which is to have five cells

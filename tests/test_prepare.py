@@ -5,7 +5,6 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
 
 from fgbench import config, prepare, run
 from fgbench.cells import Cell
@@ -24,16 +23,6 @@ class Frozen(Baseline):
 
     def preparation(self):
         return Preparation("maps", self.backbone, {"weights": self.backbone.weight_tag}, replaces_image=self.replaces)
-
-
-class Numbered(nn.Module):
-    def forward(self, image, image_id):
-        return image.mean((2, 3)) + image_id[:, None]
-
-
-class ById(Baseline):
-    def preparation(self):
-        return Preparation("numbers", Numbered(), {}, dtype="float32", by_id=True)
 
 
 @pytest.fixture
@@ -113,14 +102,6 @@ def test_another_view_than_the_rows_gets_pixels_and_no_rows(root):
     batch = next(iter(data.locate_dataloader()))
     assert batch.prepared.shape == (5, 0)
     assert batch.image.float().std() > 1
-
-
-def test_a_preparation_may_ask_for_the_number_of_the_image(root):
-    data, method = make(root, ById)
-    reader = fill(data, method, root)
-    ids = data.listing.image_id
-    means = np.stack([reader.read(row) for row in range(36)]) - ids[:, None]
-    assert np.abs(means).max() < 3
 
 
 def test_a_second_preparation_computes_nothing_and_a_stopped_one_goes_on(root, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from lightning import LightningDataModule
 from numpy import ndarray
 from torch.utils.data import DataLoader, Sampler
@@ -266,6 +266,13 @@ class BenchDataModule(LightningDataModule):
         order = np.argsort(self.listing.image_id)
         rows: Int[ndarray, " n"] = order[np.searchsorted(self.listing.image_id, image_id, sorter=order)]
         return rows
+
+    def pictures(self, image_id: Int[ndarray, "*n"]) -> UInt8[ndarray, "*n h w 3"]:
+        """Images by their numbers, in the test view, for figures."""
+        seen = self.dataset(self.test_view)
+        rows = self.rows_of(image_id.reshape(-1)).tolist()
+        images = np.stack([seen[row].image.permute(1, 2, 0).numpy() for row in rows])
+        return images.reshape(*image_id.shape, *images.shape[1:])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The train split, shuffled by seed and epoch, through the training view."""

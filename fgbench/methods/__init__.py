@@ -6,6 +6,7 @@ Reads: weights files (through backbones). Writes: nothing.
 
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.baseline import Baseline
+from fgbench.methods.dpnet import DPNet
 from fgbench.methods.focus_longer import FocusLonger
 from fgbench.methods.mc_loss import MCLoss
 from fgbench.methods.preparation import Preparation
@@ -17,6 +18,7 @@ from fgbench.methods.tdsa import TDSA
 
 METHODS: dict[str, type[Method]] = {
     "baseline": Baseline,
+    "dpnet": DPNet,
     "focus_longer": FocusLonger,
     "mc_loss": MCLoss,
     "protopnet": ProtoPNet,
@@ -27,6 +29,6 @@ METHODS: dict[str, type[Method]] = {
 }
 
 __all__ = [
-    "METHODS", "SSN", "TASN", "TDSA", "Baseline", "FocusLonger", "MCLoss", "Method", "Optim",
-    "Preparation", "ProtoPNet", "RegionGrouping",
+    "METHODS", "SSN", "TASN", "TDSA", "Baseline", "DPNet", "FocusLonger", "MCLoss", "Method", "Optim", "Preparation",
+    "ProtoPNet", "RegionGrouping",
 ]  # fmt: skip

@@ -299,6 +299,10 @@ class Method(LightningModule):
         """Learning rate of a group in iteration ``step`` of ``total``, as a fraction of its full rate."""
         return self.optim.factor(step, total)
 
+    def total_steps(self) -> int:
+        """Steps of the whole training: the length of the schedule."""
+        return int(self.trainer.estimated_stepping_batches)
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, and its schedule stepped per iteration."""
         groups, decay = self.parameter_groups(), self.optim.weight_decay
@@ -308,7 +312,7 @@ class Method(LightningModule):
         else:
             kind = torch.optim.Adam if self.optim.name == "adam" else torch.optim.AdamW
             optimizer = kind(groups, weight_decay=decay)
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.total_steps()
         factors: list[Callable[[int], float]] = [partial(self.factor, group["name"], total=total) for group in groups]
         schedule = LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

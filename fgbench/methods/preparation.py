@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -26,7 +26,6 @@ class Preparation:
             sees every image in the test view, as its row does: there is no augmentation.
         boxes: rows are boxes ``n 4``, ``x0 y0 x1 y1`` in pixels of the input; they are stored, and handed on, in
             pixels of the original files, so that ``Batch.frame`` takes them into any view (``layers.boxes.to_input``).
-        by_id: the module also takes the numbers of the images (``image_id``), as its second argument.
     """
 
     name: str
@@ -34,10 +33,9 @@ class Preparation:
     key: Mapping[str, Any]
     dtype: Literal["float16", "float32", "uint8", "int32"] = "float16"
     replaces_image: bool = False
-    by_id: bool = False
     boxes: bool = False
 
-    def compute(self, image: Shaped[Tensor, "b 3 h w"], image_id: Int[Tensor, " b"]) -> Shaped[Tensor, "b ..."]:
-        """The rows of a batch."""
-        found: Tensor = self.module(image, image_id) if self.by_id else self.module(image)
+    def compute(self, image: Float[Tensor, "b 3 h w"]) -> Shaped[Tensor, "b ..."]:
+        """The rows of a batch of normalised images."""
+        found: Tensor = self.module(image)
         return found.to(getattr(torch, self.dtype))

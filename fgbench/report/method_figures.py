@@ -2,7 +2,8 @@
 
 ``sampling`` is Figure 4 of Zheng et al., CVPR 2019: the attention, its magnification along each axis, the integrals
 (output position over input position), the sampling points, the sampled image. ``channels`` is Figure 5: some
-channels of the feature map and the attention maps of the same channels.
+channels of the feature map and the attention maps of the same channels. ``heatmap`` and ``class_parts``: see
+``part_figures``.
 
 ``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like the prototypes that it is most like, and
 the training patches that these are; ``gallery`` shows those of the predicted class.
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fgbench.report.figures import INCH, part_colours, saliency_overlay
+from fgbench.report.part_figures import SHOWN, draw_class_parts, draw_heatmap
 from fgbench.result import write_atomically
 
 Arrays = Mapping[str, np.ndarray]
@@ -187,5 +189,7 @@ DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], 
     "patches": (1, 3, draw_patches),
     "steps": (1, STEPS + 2, draw_steps),
     "attention": (1, STEPS + 2, draw_steps),
+    "heatmap": (1, 3, draw_heatmap),
+    "class_parts": (1, 1 + SHOWN**2, draw_class_parts),
 }
 """By name: rows and columns of pictures for one image, and what draws them."""

@@ -21,6 +21,7 @@ EXTRA = {
     "focus_longer": {"hidden": 16, "steps": 3, "patch_size": 48, "patches": "grid"},  # places that rounding cannot move
     "focus_longer/self_attention": {"local": "self_attention", "hidden": 16, "steps": 2, "patch_size": 48},
     "region_grouping": {"prior_alpha": 2e-3, "prior_beta": 1e-3, "prior_pad": True},  # a prior that sees the batch size
+    "dpnet": {"regions": 20, "parts_per_class": 3, "shown_parts": 4, "perp": 0.1, "assign": 0.1, "specific": 0.1},
     "ssn": {"attention_size": 64, "sampled": 64},
     "tasn": {"attention_size": 64, "sampled": 64},
     "tdsa": {"high": "widen", "mid": "inline"},
@@ -78,7 +79,7 @@ def train(name, target, rank=None):
         data = batch(step, target, rank)
         optimizer.zero_grad()
         loss_of(data._replace(image=method.normalise(data.image))).backward()
-        first = first or {n: p.grad.clone() for n, p in method.named_parameters()}
+        first = first or {n: p.grad.clone() for n, p in method.named_parameters() if p.requires_grad}
         optimizer.step()
     return {"gradients": first, "state": copy.deepcopy(method.state_dict())}
 

@@ -1,0 +1,214 @@
+"""Rectangles of cells on a feature map: drawn by a seed, pooled and scored by products of matrices, never one by one.
+
+A rectangle is ``y0 x0 y1 x1`` in cells, its end not included. The mean of its cells is linear in the map, so a score of
+a mean is the mean of scores: a linear layer may come before or after the pooling, with the same result, and the cheaper
+of the two is taken (``scores_first``).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag, normalize
+
+Sampling = Literal["uniform_corners", "area_range", "fixed_grid", "all"]
+ASPECT = 3.0  # area_range: sides differ by this factor at most
+MEMORY = 2**25  # scores held at once, numbers
+
+
+def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    """Splitmix64's finaliser: 64 bits to 64 bits that look drawn; the same on every device."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def uniform(seed: int, keys: Int[Tensor, " b"], count: int, draws: int) -> Float[Tensor, "b count draws"]:
+    """Numbers in [0, 1) that are a function of seed and key only."""
+    step = torch.arange(count * draws, device=keys.device).view(count, draws)
+    start = _mix(keys + _mix(torch.full_like(keys, seed + 1)))
+    bits: Tensor = (_mix(start[:, None, None] + _mix(step + 1)) >> 11) & ((1 << 53) - 1)
+    return bits.double() * 2.0**-53
+
+
+def draw_boxes(
+    sampling: Sampling,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    keys: Int[Tensor, " b"],
+    area: tuple[float, float] = (0.02, 0.5),
+) -> Int[Tensor, "b r 4"]:
+    """Rectangles for each key.
+
+    Args:
+        sampling: ``uniform_corners``: two rows and two columns, each drawn from all and put in order. ``area_range``: a
+            share of the map's area and a ratio of sides (log-uniform up to ``ASPECT``), then a place. ``fixed_grid``:
+            for n = 1, 2, ... n x n evenly spread windows of 2 / (n + 1) of the sides, as many whole levels as ``count``
+            allows, the same for all keys. ``all``: every rectangle, whatever ``count``.
+        count: rectangles.
+        size: rows and columns of the map.
+        seed: with the key it decides the draws.
+        keys: one per image.
+        area: least and greatest share of the map, for ``area_range``.
+    """
+    if sampling in ("fixed_grid", "all"):
+        boxes = _grid(count, size) if sampling == "fixed_grid" else _all(size)
+        return boxes.to(keys.device).expand(len(keys), -1, -1)
+    sides = torch.tensor(size, device=keys.device)
+    u = uniform(seed, keys, count, 4)
+    if sampling == "uniform_corners":
+        ends = (u.unflatten(2, (2, 2)) * sides).long().sort(dim=2).values  # b r end axis
+        return torch.cat([ends[:, :, 0], ends[:, :, 1] + 1], dim=2)
+    share = area[0] + (area[1] - area[0]) * u[..., 0]
+    ratio = ASPECT ** (2 * u[..., 1] - 1)
+    lengths = torch.stack([(share * ratio).sqrt(), (share / ratio).sqrt()], dim=2) * sides
+    lengths = lengths.round().long().clamp(min=1).minimum(sides)
+    first = (u[..., 2:] * (sides - lengths + 1)).long()
+    return torch.cat([first, first + lengths], dim=2)
+
+
+def _grid(count: int, size: tuple[int, int]) -> Int[Tensor, "r 4"]:
+    levels = 1
+    while sum(n * n for n in range(1, levels + 2)) <= count:
+        levels += 1
+    found = []
+    for n in range(1, levels + 1):
+        axes = []
+        for side in size:
+            length = max(1, round(2 * side / (n + 1)))
+            first = torch.linspace(0, side - length, n).round().long()
+            axes.append(torch.stack([first, first + length], dim=1))
+        rows, columns = axes[0].repeat_interleave(n, 0), axes[1].repeat(n, 1)
+        found.append(torch.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], dim=1))
+    return torch.cat(found)
+
+
+def _all(size: tuple[int, int]) -> Int[Tensor, "r 4"]:
+    rows, columns = (torch.combinations(torch.arange(side + 1)) for side in size)
+    rows, columns = rows.repeat_interleave(len(columns), 0), columns.repeat(len(rows), 1)
+    return torch.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1]], dim=1)
+
+
+def cell_masks(boxes: Int[Tensor, "b r 4"], size: tuple[int, int]) -> Float[Tensor, "b r n"]:
+    """1 in the cells of each rectangle, in reading order, 0 elsewhere."""
+    inside = []
+    for axis, side in enumerate(size):
+        cell = torch.arange(side, device=boxes.device)
+        inside.append((cell >= boxes[..., axis, None]) & (cell < boxes[..., axis + 2, None]))
+    return (inside[0][..., :, None] & inside[1][..., None, :]).flatten(2).float()
+
+
+class Regions(NamedTuple):
+    """The regions of some images.
+
+    Attributes:
+        cells: ``b n d``, features of the map's cells in reading order; or of the regions themselves.
+        means: ``b r n`` (or ``1 r n``, the same for all images): the weight of each cell in each region's mean; None
+            where ``cells`` are the regions.
+    """
+
+    cells: Tensor
+    means: Tensor | None
+
+    @property
+    def number(self) -> int:
+        """Regions of an image."""
+        return self.cells.shape[1] if self.means is None else self.means.shape[1]
+
+    def features(self) -> Float[Tensor, "b r d"]:
+        """The mean of each region."""
+        found: Tensor = self.cells if self.means is None else self.means.to(self.cells.dtype) @ self.cells
+        return found
+
+    def some(self, images: slice) -> "Regions":
+        """Those of some of the images."""
+        means = self.means
+        return Regions(self.cells[images], means if means is None or len(means) == 1 else means[images])
+
+
+def regions_of(maps: Float[Tensor, "b d u v"], boxes: Int[Tensor, "i r 4"], normalise: bool = False) -> Regions:
+    """Regions of maps, in float32; with ``normalise`` each region's mean is brought to length one."""
+    cells = maps.flatten(2).transpose(1, 2).float()
+    masks = cell_masks(boxes, (maps.shape[2], maps.shape[3]))
+    regions = Regions(cells, masks / masks.sum(2, keepdim=True))
+    return Regions(normalize(regions.features(), dim=2), None) if normalise else regions
+
+
+def scores_first(cells: int, regions: int, features: int, parts: int) -> bool:
+    """Whether scoring every cell and pooling the scores takes fewer products than pooling and scoring every region.
+
+    >>> scores_first(289, 500, 2048, 4000), scores_first(289, 100, 2048, 10000)
+    (True, False)
+    """
+    return cells * parts * (features + regions) < regions * features * (cells + parts)
+
+
+def region_scores(parts: Float[Tensor, "p d"], regions: Regions, first: bool | None = None) -> Float[Tensor, "b r p"]:
+    """What each part says of each region, by the cheaper route (or by the one asked for)."""
+    cells, means = regions
+    if means is None:
+        return cells @ parts.mT
+    if first is None:
+        first = scores_first(cells.shape[1], means.shape[1], cells.shape[2], len(parts))
+    if first:
+        scores = (cells.flatten(0, 1) @ parts.mT).unflatten(0, cells.shape[:2])  # one large product
+        pooled: Tensor = means.to(scores.dtype) @ scores
+        return pooled
+    return regions.features() @ parts.mT
+
+
+class _MaxScores(torch.autograd.Function):
+    """Largest score over the regions; only that region's features get into a part's gradient, so no score is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, parts: Tensor, cells: Tensor, means: Tensor | None) -> tuple[Tensor, Tensor]:
+        regions = Regions(cells, means)
+        step = max(1, MEMORY // (max(regions.number, cells.shape[1]) * len(parts)))
+        found = [
+            region_scores(parts, regions.some(slice(start, start + step))).max(1)
+            for start in range(0, len(cells), step)
+        ]
+        values, index = torch.cat([value for value, _ in found]), torch.cat([place for _, place in found])
+        ctx.save_for_backward(cells, means, index)
+        ctx.mark_non_differentiable(index)
+        return values, index
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        cells, means, index = ctx.saved_tensors
+        features = Regions(cells, means).features()
+        images, count = features.shape[:2]
+        rows = index + count * torch.arange(images, device=index.device)[:, None]
+        weights = grad.to(features.dtype).T.contiguous()
+        found = embedding_bag(rows.T.contiguous(), features.flatten(0, 1), mode="sum", per_sample_weights=weights)
+        return found.to(grad.dtype), None, None
+
+
+def max_scores(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
+    """Each part's largest score over the regions of an image, and which region has it; gradients to the parts only."""
+    values, index = _MaxScores.apply(parts, *regions)  # type: ignore[no-untyped-call]
+    return values, index
+
+
+def paint(
+    parts: Float[Tensor, "i p d"], regions: Regions, top: int, weights: Float[Tensor, "b p"] | None = None
+) -> Float[Tensor, "b p n"]:
+    """For each part its best regions on the cells, each weighing its positive score (times the part's weight).
+
+    Args:
+        parts: of each image its own; ``1 p d`` for the same in all.
+        regions: of maps (not of regions' features).
+        top: regions per part.
+        weights: of the parts; negative ones count as zero.
+    """
+    if regions.means is None:
+        raise ValueError("regions without cells cannot be painted")
+    means = regions.means.expand(len(regions.cells), -1, -1)
+    scores = (regions.cells @ parts.mT.to(regions.cells.dtype)).transpose(1, 2) @ means.mT  # b p r
+    best = scores.topk(min(top, scores.shape[2]), dim=2)
+    chosen = torch.zeros_like(scores).scatter(2, best.indices, best.values.relu())
+    if weights is not None:
+        chosen = chosen * weights.relu()[..., None]
+    return chosen @ (means > 0).to(chosen.dtype)

@@ -1,0 +1,88 @@
+"""Constraints on parts that are vectors, and on the layer that weighs them (DP-Net, Sicre et al., ICIP 2023).
+
+Two of the three are printed in the paper with a form that does the opposite of, or more than, what its text says: the
+orthogonality with a minus sign (minimised, it makes all parts parallel) and the class-specific term without an absolute
+value (unbounded below). The defaults do what the text says; the printed forms are there by name.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
+
+from fgbench.layers.regions import MEMORY, Regions, region_scores
+
+Scale = Literal["printed", "mean_normalised"]
+
+
+def orthogonality(
+    parts: Float[Tensor, "p d"], sign: Literal["plus", "printed"] = "plus", scale: Scale = "printed"
+) -> Float[Tensor, ""]:
+    """Squared cosines of all pairs of different parts, over p^2; ``mean_normalised``: over p, a sum for each part.
+
+    The smaller of the two Gram matrices is formed: both have the same Frobenius norm.
+    """
+    with torch.autocast(parts.device.type, enabled=False):
+        unit = normalize(parts.float(), dim=1)
+        gram = unit @ unit.T if len(unit) <= unit.shape[1] else unit.T @ unit
+        pairs = gram.square().sum() - len(unit)
+    value = pairs / (len(unit) ** 2 if scale == "printed" else len(unit))
+    return value if sign == "plus" else -value
+
+
+def assignment_entropy(
+    parts: Float[Tensor, "p d"], regions: Regions, temperature: float = 1.0, scale: Scale = "printed"
+) -> Float[Tensor, ""]:
+    """Entropy of each region's assignment to the parts (softmax over parts of unit length), summed over regions.
+
+    The mean over images; ``mean_normalised``: over regions too, as a share of the largest entropy. In float32; no
+    scores are kept for the gradient, they are computed again.
+    """
+    images, count = len(regions.cells), regions.number
+    step = max(1, MEMORY // (4 * count * len(parts)))
+    with torch.autocast(parts.device.type, enabled=False):
+        unit = normalize(parts.float(), dim=1)
+        total = unit.new_zeros(())
+        for start in range(0, images, step):  # of as many images as memory allows
+            some = regions.some(slice(start, start + step))
+            total = total + _entropy(unit, *some, temperature)
+    most = torch.log(torch.tensor(float(max(2, len(parts))))).item()
+    return total / (images * (1 if scale == "printed" else count * most))
+
+
+def _entropy(unit: Tensor, cells: Tensor, means: Tensor | None, temperature: float) -> Tensor:
+    def entropy(unit: Tensor) -> Tensor:
+        logarithm = (region_scores(unit, Regions(cells, means)) / temperature).log_softmax(2)
+        return -(logarithm.exp() * logarithm).sum()
+
+    found: Tensor = checkpoint(entropy, unit, use_reentrant=False) if unit.requires_grad else entropy(unit)
+    return found
+
+
+def others(classes: int, per_class: int, device: torch.device | None = None) -> Bool[Tensor, "k p"]:
+    """Which parts are not a class's own; part ``j`` (counted from 0) belongs to class ``j // per_class``."""
+    owner = torch.arange(classes * per_class, device=device) // per_class
+    return owner != torch.arange(classes, device=device)[:, None]
+
+
+def class_specificity(
+    weights: Float[Tensor, "k p"],
+    form: Literal["l1", "relu", "printed"] = "l1",
+    scale: Scale = "printed",
+) -> Float[Tensor, ""]:
+    """Mean weight of the parts of other classes; ``mean_normalised``: over the parts, a sum over classes.
+
+    Args:
+        weights: of the classifier; as many parts for each class.
+        form: of a weight: its absolute value, its positive part, or the weight itself as printed.
+        scale: see above.
+    """
+    classes, parts = weights.shape
+    if classes < 2:
+        return weights.sum() * 0
+    value = {"l1": torch.abs, "relu": torch.relu, "printed": torch.clone}[form](weights.float())
+    total = (value * others(classes, parts // classes, weights.device)).sum()
+    return total / (parts * (classes - 1) if scale == "printed" else parts)

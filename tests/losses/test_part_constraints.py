@@ -1,0 +1,98 @@
+"""Constraints on parts: values by hand, directions of one step, printed forms that do the opposite."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from fgbench.layers.regions import Regions
+from fgbench.losses.part_constraints import assignment_entropy, class_specificity, orthogonality, others
+
+PARTS = torch.tensor([[1.0, 0], [0.6, 0.8]])
+REGIONS = Regions(torch.tensor([[[1.0, 0], [0, 2], [1, 1]]]), None)
+
+
+def cosines(parts):
+    unit = normalize(parts, dim=1)
+    gram = unit @ unit.T
+    return (gram - gram.diag().diag()).abs().sum() / (len(parts) * (len(parts) - 1))
+
+
+def test_values_by_hand():
+    assert float(orthogonality(PARTS)) == pytest.approx(0.18)
+    assert float(orthogonality(5 * PARTS, scale="mean_normalised")) == pytest.approx(0.36)
+    assert float(assignment_entropy(3 * PARTS, REGIONS)) == pytest.approx(1.7997517)
+    share = 1.7997517 / (3 * math.log(2))
+    assert float(assignment_entropy(PARTS, REGIONS, scale="mean_normalised")) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (16, 8)])
+def test_orthogonality_is_the_mean_over_pairs_whichever_gram_is_smaller(shape):
+    parts = torch.randn(shape)
+    unit = normalize(parts.double(), dim=1)
+    pairs = sum(float(unit[i] @ unit[j]) ** 2 for i in range(len(unit)) for j in range(len(unit)) if i != j)
+    assert float(orthogonality(parts)) == pytest.approx(pairs / len(unit) ** 2, rel=1e-4)
+
+
+def test_orthogonal_parts_cost_nothing_and_parallel_ones_all_but_one_share():
+    assert float(orthogonality(torch.eye(6))) == pytest.approx(0, abs=1e-6)
+    assert float(orthogonality(torch.ones(8, 1) * torch.randn(1, 16))) == pytest.approx(1 - 1 / 8)
+
+
+@pytest.mark.parametrize(("sign", "falls"), [("plus", True), ("printed", False)])
+def test_a_step_parts_the_parts_and_with_the_printed_sign_joins_them(sign, falls):
+    parts = torch.randn(8, 16, requires_grad=True)
+    orthogonality(parts, sign).backward()
+    assert (cosines(parts.detach() - 5 * parts.grad) < cosines(parts.detach())) == falls
+
+
+def test_entropy_is_that_of_the_softmax_over_parts():
+    parts, regions = torch.randn(5, 4), Regions(torch.randn(3, 7, 4), None)
+    scores = regions.cells.double() @ normalize(parts.double(), dim=1).T / 0.5
+    expected = torch.distributions.Categorical(logits=scores).entropy().sum(1).mean()
+    assert float(assignment_entropy(parts, regions, 0.5)) == pytest.approx(float(expected), rel=1e-5)
+    wrong = torch.distributions.Categorical(logits=scores.transpose(1, 2)).entropy().sum(1).mean()
+    assert abs(float(expected - wrong)) > 0.1
+
+
+def test_entropy_has_its_bounds():
+    none = Regions(torch.zeros(2, 7, 4), None)
+    assert float(assignment_entropy(torch.eye(4), none)) == pytest.approx(7 * math.log(4), rel=1e-6)
+    clear = Regions(1e4 * torch.eye(4)[None], None)
+    assert float(assignment_entropy(torch.eye(4), clear)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("memory", [1, 2**25])
+def test_a_step_lowers_the_entropy_and_its_gradient_is_that_of_autograd(memory, monkeypatch):
+    monkeypatch.setattr("fgbench.losses.part_constraints.MEMORY", memory)
+    parts, regions = torch.randn(5, 4, requires_grad=True), Regions(torch.randn(3, 7, 4), None)
+    before = assignment_entropy(parts, regions)
+    before.backward()
+    own, parts.grad = parts.grad, None
+    assert assignment_entropy(parts.detach() - 0.05 * own, regions) < before
+    logits = regions.cells @ normalize(parts, dim=1).T
+    torch.distributions.Categorical(logits=logits).entropy().sum(1).mean().backward()
+    torch.testing.assert_close(own, parts.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_the_others_of_two_classes_with_two_parts_are_as_enumerated():
+    assert others(2, 2).tolist() == [[False, False, True, True], [True, True, False, False]]
+
+
+def test_class_specificity_by_hand():
+    own = torch.where(others(3, 2), 0.0, 5.0)
+    assert float(class_specificity(own)) == 0
+    assert float(class_specificity(torch.ones(3, 6))) == pytest.approx(1)
+    assert float(class_specificity(-torch.ones(3, 6))) == pytest.approx(1)
+    assert float(class_specificity(-torch.ones(3, 6), "printed")) == pytest.approx(-1)  # unbounded below
+    assert float(class_specificity(-torch.ones(3, 6), "relu")) == 0
+    assert float(class_specificity(torch.ones(3, 6), scale="mean_normalised")) == pytest.approx(2)
+    assert float(class_specificity(torch.ones(1, 6))) == 0
+
+
+def test_entropy_is_in_float32_under_autocast():
+    parts, regions = torch.randn(50, 4), Regions(8 * torch.randn(3, 7, 4), None)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = assignment_entropy(parts, regions), orthogonality(parts)
+    torch.testing.assert_close(inside, (assignment_entropy(parts, regions), orthogonality(parts)))
