@@ -378,7 +378,7 @@ def run_figure(options: argparse.Namespace) -> int:
         if options.action == "channels":
             import torch
 
-            from fgbench.run import compare_channels
+            from fgbench.pictures import compare_channels
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             compare_channels(options.before, options.after, options.output, device)

@@ -23,9 +23,10 @@ from torch import Tensor
 from fgbench import config, explaining, run
 from fgbench.data.base import BenchDataModule
 from fgbench.data.images import read_picture
+from fgbench.examples import CHANNEL_EXAMPLES, choose_examples, example_of, write_method_figures
 from fgbench.explain import Explained
 from fgbench.explain.gradients import tap
-from fgbench.methods import Method
+from fgbench.methods import MCLoss, Method
 from fgbench.report import channel_figures
 from fgbench.report.explanation import Explanation, Neighbour, write_explanation
 from fgbench.report.figures import Example, write_sheet
@@ -127,11 +128,11 @@ def explain(
         paths.append(path)
     if explainer == run.OWN:
         with trained.as_tested():
-            run.write_method_figures(output, title, trained.method, shown, trained.data)
+            write_method_figures(output, title, trained.method, shown, trained.data)
         paths += [output / "figures" / f"{name}.png" for name in trained.method.figures]
         if trained.method.class_stages:
             paths.append(output / "figures" / "channels.png")
-            channel_figures.write_channels(paths[-1], shown[: run.CHANNEL_EXAMPLES], title)
+            channel_figures.write_channels(paths[-1], shown[:CHANNEL_EXAMPLES], title)
     return paths
 
 
@@ -188,7 +189,7 @@ def batch_of(trained: Trained, item: Batch) -> Batch:
 def explanation_of(trained: Trained, item: Batch, name: str) -> Explanation:
     """Everything but the neighbours; a name stands for a picture of which the label is not known."""
     data, method = trained.data, trained.method
-    example = run.example_of(item, data.label_names, trained.shows)
+    example = example_of(item, data.label_names, trained.shows)
     if name:
         example = replace(example, name=name, target="")
     batch = batch_of(trained, item)
@@ -275,4 +276,41 @@ def _neighbour(item: Batch, names: Sequence[str], distance: float) -> Neighbour:
 def shown_by(trained: Trained, items: Sequence[tuple[Batch, str]]) -> list[Example]:
     """What a run shows of each image, without neighbours: for the gallery."""
     with trained.as_tested():
-        return [run.example_of(item, trained.data.label_names, trained.shows) for item, _ in items]
+        return [example_of(item, trained.data.label_names, trained.shows) for item, _ in items]
+
+
+def compare_channels(before: Path, after: Path, output: Path, device: torch.device) -> None:
+    """Draw the channels of the class that ``after`` predicts, in both runs: Figure 3a of the TDSA paper.
+
+    Args:
+        before: run folder, of a network trained without a loss on its channels (variant ``only_classifier``).
+        after: run folder of the same network trained with it.
+        output: the PNG file.
+        device: where to compute.
+
+    Raises:
+        ValueError: the runs are not comparable, or have no channels that belong to classes.
+    """
+    runs = [run.read_run(folder) for folder in (before, after)]
+    trees = [it["tree"] for it in runs]
+    methods = []
+    for folder, tree in zip((before, after), trees, strict=True):
+        data, method = config.instantiate(tree)
+        if not isinstance(method, MCLoss):
+            raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
+        run.load_weights(method, folder / "checkpoints" / "last.ckpt")
+        methods.append(method.eval().to(device))
+    if trees[0]["data"] != trees[1]["data"]:
+        raise ValueError(f"{before} and {after} are not of the same data, so their channels cannot be compared")
+    data.prepare_data()
+    data.setup("test")
+    shown: list[list[Example]] = [[], []]
+    for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
+        bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
+        index = torch.tensor([data.label_names.index(example.predicted)], device=device)
+        for method, drawn in zip(methods, shown, strict=True):
+            with torch.no_grad():
+                parts = method.show(method.normalise(bytes_), index).parts
+            maps = None if parts is None else parts[0].cpu().numpy()
+            drawn.append(replace(example, parts=maps, finer=None))
+    channel_figures.write_before_after(output, shown[0], shown[1], f"{runs[0]['name']} and {runs[1]['name']}")

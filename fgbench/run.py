@@ -13,13 +13,10 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning import Callback, Trainer, seed_everything
@@ -32,25 +29,21 @@ from fgbench import prepare as preparing
 from fgbench.backbones import save_weights, write_tensors
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
+from fgbench.examples import CHANNEL_EXAMPLES, choose_examples, write_method_figures
 from fgbench.explain import Explained
 from fgbench.layers.batchnorm import convert_sync_batchnorm
-from fgbench.methods import MCLoss, Method
+from fgbench.methods import Method
 from fgbench.passes import TrainingPass
 from fgbench.predictions import PredictionsWriter, join_predictions, merge_predictions
 from fgbench.report import channel_figures, progress
 from fgbench.report import wandb as wandb_report
 from fgbench.report.callbacks import Speed
-from fgbench.report.figures import Example, write_sheet
-from fgbench.report.method_figures import write_method_figure
+from fgbench.report.figures import write_sheet
 from fgbench.result import Result, ResultError, to_json, utc_now, write_atomically
 from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_checkpoint, read_checkpoint
 from fgbench.scoring import Scoring
-from fgbench.types import Batch
 
 OWN = "own"  # evidence of the method itself, not of an explainer
-EXAMPLES = 12  # images on a run's sheet
-PICTURED = 6  # of them in a method's own figures
-CHANNEL_EXAMPLES = 4  # images on a run's sheet of channels, which has several rows for each
 
 
 def run_phase(phase: str, folder: Path, explainer: str = OWN) -> int:
@@ -207,103 +200,6 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
 def place_of(folder: Path, explainer: str) -> Path:
     """Where in a run's folder an explainer's evaluation goes; the method's own goes into the folder itself."""
     return folder if explainer == OWN else folder / "explained" / explainer
-
-
-def choose_examples(data: BenchDataModule, method: Method | Explained, device: torch.device) -> list[Example]:
-    """What the method says of ``EXAMPLES`` images, spread evenly over the test split: the same for every method."""
-    rows = data.listing.rows("test")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
-    seen = data.dataset(data.locate_view or data.test_view)
-    method.eval().to(device)
-    return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
-
-
-def write_method_figures(
-    folder: Path, title: str, method: Method, shown: Sequence[Example], data: BenchDataModule
-) -> None:
-    """The figures that the method offers, of the first ``PICTURED`` images; with classes they know the ``target``.
-
-    Images that a figure names (``image_id``) are handed to it as ``shown``, in the test view.
-    """
-    names = data.label_names
-    shown = shown[:PICTURED]
-    images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
-    for name in method.figures:
-        found = [method.figure(name, method.normalise(image)) for image in images]
-        arrays = [
-            {key: (x.float() if x.is_floating_point() else x).cpu().numpy() for key, x in panels.items()}
-            | ({"target": np.array(names.index(example.target))} if example.target in names else {})
-            for panels, example in zip(found, shown, strict=True)
-        ]
-        for panels in arrays:
-            if "image_id" in panels:
-                panels["shown"] = data.pictures(panels["image_id"])
-        path = folder / "figures" / f"{name}.png"
-        write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
-
-
-def example_of(item: Batch, names: tuple[str, ...], method: Method | Explained) -> Example:
-    """One image through the method, on the method's device."""
-    batch = Batch(*(value[None].to(method.device) for value in item))
-    with torch.no_grad():
-        output = method.respond(method.on_after_batch_transfer(batch, 0))
-    maps: dict[str, Any] = {
-        name: value[0].float().cpu().numpy()
-        for name, value in (("saliency", output.saliency), ("parts", output.parts), ("finer", output.finer))
-        if value is not None
-    }
-    if item.target.ndim:  # attributes: those that are there
-        target = ", ".join(name for name, there in zip(names, item.target.tolist(), strict=True) if there)
-        predicted = ", ".join(name for name, z in zip(names, output.logits[0].tolist(), strict=True) if z > 0)
-    else:
-        target, predicted = names[int(item.target)], names[int(output.logits.argmax())]
-    return Example(
-        image_id=int(item.image_id),
-        image=item.image.permute(1, 2, 0).numpy(),
-        target=target,
-        predicted=predicted,
-        boxes=item.boxes[item.box_valid].numpy(),
-        landmarks=item.landmarks[item.visible].numpy(),
-        aspect=float(item.frame[4] / item.frame[0]),
-        **maps,
-    )
-
-
-def compare_channels(before: Path, after: Path, output: Path, device: torch.device) -> None:
-    """Draw the channels of the class that ``after`` predicts, in both runs: Figure 3a of the TDSA paper.
-
-    Args:
-        before: run folder, of a network trained without a loss on its channels (variant ``only_classifier``).
-        after: run folder of the same network trained with it.
-        output: the PNG file.
-        device: where to compute.
-
-    Raises:
-        ValueError: the runs are not comparable, or have no channels that belong to classes.
-    """
-    runs = [read_run(folder) for folder in (before, after)]
-    trees = [run["tree"] for run in runs]
-    methods = []
-    for folder, tree in zip((before, after), trees, strict=True):
-        data, method = config.instantiate(tree)
-        if not isinstance(method, MCLoss):
-            raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
-        load_weights(method, folder / "checkpoints" / "last.ckpt")
-        methods.append(method.eval().to(device))
-    if trees[0]["data"] != trees[1]["data"]:
-        raise ValueError(f"{before} and {after} are not of the same data, so their channels cannot be compared")
-    data.prepare_data()
-    data.setup("test")
-    shown: list[list[Example]] = [[], []]
-    for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
-        bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
-        index = torch.tensor([data.label_names.index(example.predicted)], device=device)
-        for method, examples in zip(methods, shown, strict=True):
-            with torch.no_grad():
-                parts = method.show(method.normalise(bytes_), index).parts
-            maps = None if parts is None else parts[0].cpu().numpy()
-            examples.append(replace(example, parts=maps, finer=None))
-    channel_figures.write_before_after(output, shown[0], shown[1], f"{runs[0]['name']} and {runs[1]['name']}")
 
 
 def make_result(

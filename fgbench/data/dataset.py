@@ -131,7 +131,7 @@ class ImageDataset(Dataset[Batch]):
             resized, shape = (find(*self._stored[row].tolist()) for find in (self.view.resized, self.view.shape))
             chosen = self._augment.choose(resized, key)
             frame = chosen.frame(resized, (height, width))
-            if self._places is None:  # a shape without pixels
+            if self._places is None or self._replaces:  # a shape without pixels
                 return torch.zeros(1, dtype=torch.uint8).expand(3, *shape), frame, shape
             return pack_choices(int(self._places[row]), chosen), frame, shape
         image, frame = self._augment.change(self.pixels(row), (height, width), key)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt64
 from numpy import ndarray
 
+from fgbench.data.text import DataError
 from fgbench.data.view import View
 
 Split = Literal["train", "val", "test", "fit"]
@@ -190,3 +191,32 @@ def _header(array: ndarray) -> bytes:
 
 def _bytes(array: ndarray) -> bytes:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+
+
+def in_frame(listing: Listing, scale: bool) -> Listing:
+    """A listing with sizes whose boxes are in pixels of its images.
+
+    Args:
+        listing: with sizes.
+        scale: move boxes from the pictures that they were drawn in to the images, instead of refusing.
+
+    Raises:
+        DataError: an image has another size than that which its boxes refer to.
+    """
+    frames, sizes = listing.frames, listing.sizes
+    if frames is None or sizes is None:
+        return listing
+    other = frames.all(axis=1) & sizes.all(axis=1) & (frames != sizes).any(axis=1)  # 0: not known
+    listing = replace(listing, frames=None)
+    if not other.any():
+        return listing
+    if not scale:
+        row = int(np.flatnonzero(other)[0])
+        (height, width), (listed_height, listed_width) = sizes[row].tolist(), frames[row].tolist()
+        raise DataError(
+            f"{listing.path(row)}: {height} x {width} (height x width) pixels, but the lists say {listed_height} x "
+            f"{listed_width}, to which its boxes refer; so for {int(other.sum()):,} of {len(other):,} images: restore "
+            "the official files"
+        )
+    factor = np.where(other[:, None], sizes / np.maximum(frames, 1), 1.0)[:, [1, 0, 1, 0]]
+    return replace(listing, boxes=listing.boxes * np.repeat(factor, np.diff(listing.box_start), axis=0))
