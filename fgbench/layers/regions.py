@@ -1,4 +1,4 @@
-"""Rectangles of cells on a feature map: drawn by a seed, pooled and scored by products of matrices, never one by one.
+"""Rectangles of cells on a feature map: drawn by a seed, pooled and scored in blocks, never one by one.
 
 A rectangle is ``y0 x0 y1 x1`` in cells, its end not included. The mean of its cells is linear in the map, so a score of
 a mean is the mean of scores: a linear layer may come before or after the pooling, with the same result, and the cheaper
@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag, normalize
 Sampling = Literal["uniform_corners", "area_range", "fixed_grid", "all"]
 ASPECT = 3.0  # area_range: sides differ by this factor at most
 MEMORY = 2**25  # scores held at once, numbers
+CACHE = 2**18  # of a block on a CPU: 1 MB
 
 
 def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
@@ -105,35 +106,92 @@ class Regions(NamedTuple):
 
     Attributes:
         cells: ``b n d``, features of the map's cells in reading order; or of the regions themselves.
-        means: ``b r n`` (or ``1 r n``, the same for all images): the weight of each cell in each region's mean; None
-            where ``cells`` are the regions.
+        boxes: ``b r 4`` (or ``1 r 4``, the same for all images), rectangles of cells; None where ``cells`` are regions.
+        size: rows and columns of the map.
     """
 
     cells: Tensor
-    means: Tensor | None
+    boxes: Tensor | None
+    size: tuple[int, int] = (0, 0)
 
     @property
     def number(self) -> int:
         """Regions of an image."""
-        return self.cells.shape[1] if self.means is None else self.means.shape[1]
+        return self.cells.shape[1] if self.boxes is None else self.boxes.shape[1]
 
     def features(self) -> Float[Tensor, "b r d"]:
         """The mean of each region."""
-        found: Tensor = self.cells if self.means is None else self.means.to(self.cells.dtype) @ self.cells
-        return found
+        return self.cells if self.boxes is None else pool(self.cells, self.boxes, self.size)
 
     def some(self, images: slice) -> "Regions":
         """Those of some of the images."""
-        means = self.means
-        return Regions(self.cells[images], means if means is None or len(means) == 1 else means[images])
+        boxes = self.boxes
+        return Regions(self.cells[images], boxes if boxes is None or len(boxes) == 1 else boxes[images], self.size)
 
 
 def regions_of(maps: Float[Tensor, "b d u v"], boxes: Int[Tensor, "i r 4"], normalise: bool = False) -> Regions:
     """Regions of maps, in float32; with ``normalise`` each region's mean is brought to length one."""
     cells = maps.flatten(2).transpose(1, 2).float()
-    masks = cell_masks(boxes, (maps.shape[2], maps.shape[3]))
-    regions = Regions(cells, masks / masks.sum(2, keepdim=True))
+    regions = Regions(cells, boxes, (maps.shape[2], maps.shape[3]))
     return Regions(normalize(regions.features(), dim=2), None) if normalise else regions
+
+
+def pool(values: Float[Tensor, "b n x"], boxes: Int[Tensor, "i r 4"], size: tuple[int, int]) -> Float[Tensor, "b r x"]:
+    """Means of rectangles of cells, in float32.
+
+    Without gradients by sums over the rectangles that begin at the first cell (four of them give any other), of values
+    around their mean, so that little is lost in the differences; in blocks that a processor's cache holds. With
+    gradients by one product with the matrix of means.
+    """
+    values = values.float()
+    if values.requires_grad and torch.is_grad_enabled():
+        masks = cell_masks(boxes, size)
+        product: Tensor = (masks / masks.sum(2, keepdim=True)) @ values
+        return product
+    corners, shares = _corners(boxes, size)
+    found = values.new_empty(len(values), boxes.shape[1], values.shape[2])
+    width, images = _blocks(values, size)
+    for first in range(0, len(values), images):
+        some = slice(first, first + images)
+        which = slice(None) if len(boxes) == 1 else some
+        for channel in range(0, values.shape[2], width):
+            block = slice(channel, channel + width)
+            means = _block_means(values[some, :, block], corners[which], shares[which], size)
+            torch.add(*means, out=found[some, :, block])
+    return found
+
+
+def _corners(boxes: Int[Tensor, "i r 4"], size: tuple[int, int]) -> tuple[Int[Tensor, "i r 4"], Float[Tensor, "i r 4"]]:
+    """Where a table of sums from the first cell on is read for each rectangle, and the signs over the area."""
+    y0, x0, y1, x1 = boxes.unbind(2)
+    row = size[1] + 1
+    places = torch.stack([y1 * row + x1, y0 * row + x0, y0 * row + x1, y1 * row + x0], dim=2)
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0], device=boxes.device)
+    return places, sign / ((y1 - y0) * (x1 - x0))[..., None]
+
+
+def _blocks(values: Float[Tensor, "b n x"], size: tuple[int, int]) -> tuple[int, int]:
+    """How many channels, and how many images, are worked on at once."""
+    cells = (size[0] + 1) * (size[1] + 1)
+    room = MEMORY if values.device.type == "cuda" else CACHE
+    width = max(1, min(values.shape[2], room // cells))
+    return width, max(1, room // (cells * width))
+
+
+def _block_means(
+    values: Float[Tensor, "b n x"], corners: Int[Tensor, "i r 4"], shares: Float[Tensor, "i r 4"], size: tuple[int, int]
+) -> tuple[Float[Tensor, "b r x"], Float[Tensor, "b 1 x"]]:
+    """Means of rectangles over the mean of all cells, and that mean."""
+    (rows, columns), (images, _, width) = size, values.shape
+    mean = values.mean(1, keepdim=True)
+    sums = values.new_zeros(images, rows + 1, columns + 1, width)
+    torch.sub(values.unflatten(1, size), mean[:, None], out=sums[:, 1:, 1:])
+    sums = sums.cumsum_(1).cumsum_(2)
+    offset = ((rows + 1) * (columns + 1)) * torch.arange(images, device=values.device)[:, None, None]
+    bags = (corners + offset).flatten(0, 1)
+    weights = shares.to(values.dtype).expand(images, -1, -1).reshape(-1, 4)
+    found: Tensor = embedding_bag(bags, sums.view(-1, width), mode="sum", per_sample_weights=weights)
+    return found.unflatten(0, (images, -1)), mean
 
 
 def scores_first(cells: int, regions: int, features: int, parts: int) -> bool:
@@ -147,43 +205,72 @@ def scores_first(cells: int, regions: int, features: int, parts: int) -> bool:
 
 def region_scores(parts: Float[Tensor, "p d"], regions: Regions, first: bool | None = None) -> Float[Tensor, "b r p"]:
     """What each part says of each region, by the cheaper route (or by the one asked for)."""
-    cells, means = regions
-    if means is None:
-        return cells @ parts.mT
-    if first is None:
-        first = scores_first(cells.shape[1], means.shape[1], cells.shape[2], len(parts))
-    if first:
-        scores = (cells.flatten(0, 1) @ parts.mT).unflatten(0, cells.shape[:2])  # one large product
-        pooled: Tensor = means.to(scores.dtype) @ scores
-        return pooled
-    return regions.features() @ parts.mT
+    cells, boxes, size = regions
+    if boxes is None or not (_scores_first(parts, regions) if first is None else first):
+        return regions.features() @ parts.mT
+    scores = (cells.flatten(0, 1) @ parts.mT).unflatten(0, cells.shape[:2])  # one large product
+    return pool(scores, boxes, size)
+
+
+def _scores_first(parts: Float[Tensor, "p d"], regions: Regions) -> bool:
+    return scores_first(regions.cells.shape[1], regions.number, regions.cells.shape[2], len(parts))
 
 
 class _MaxScores(torch.autograd.Function):
     """Largest score over the regions; only that region's features get into a part's gradient, so no score is kept."""
 
     @staticmethod
-    def forward(ctx: Any, parts: Tensor, cells: Tensor, means: Tensor | None) -> tuple[Tensor, Tensor]:
-        regions = Regions(cells, means)
-        step = max(1, MEMORY // (max(regions.number, cells.shape[1]) * len(parts)))
-        found = [
-            region_scores(parts, regions.some(slice(start, start + step))).max(1)
-            for start in range(0, len(cells), step)
-        ]
-        values, index = torch.cat([value for value, _ in found]), torch.cat([place for _, place in found])
-        ctx.save_for_backward(cells, means, index)
+    def forward(ctx: Any, parts: Tensor, cells: Tensor, boxes: Tensor | None, size: tuple[int, int]) -> Any:
+        regions = Regions(cells, boxes, size)
+        if boxes is not None and _scores_first(parts, regions):
+            values, index = _largest_of_pooled(parts, regions)
+        else:
+            step = max(1, MEMORY // (max(regions.number, cells.shape[1]) * len(parts)))
+            found = [
+                region_scores(parts, regions.some(slice(start, start + step)), first=False).max(1)
+                for start in range(0, len(cells), step)
+            ]
+            values, index = torch.cat([value for value, _ in found]), torch.cat([place for _, place in found])
+        ctx.save_for_backward(cells, boxes, index)
+        ctx.size = size
         ctx.mark_non_differentiable(index)
         return values, index
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        cells, means, index = ctx.saved_tensors
-        features = Regions(cells, means).features()
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
+        cells, boxes, index = ctx.saved_tensors
+        features = Regions(cells, boxes, ctx.size).features()
         images, count = features.shape[:2]
         rows = index + count * torch.arange(images, device=index.device)[:, None]
         weights = grad.to(features.dtype).T.contiguous()
         found = embedding_bag(rows.T.contiguous(), features.flatten(0, 1), mode="sum", per_sample_weights=weights)
-        return found.to(grad.dtype), None, None
+        return found.to(grad.dtype), None, None, None
+
+
+def _largest_of_pooled(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[Tensor, Tensor]:
+    """Scores of cells, pooled, and their maximum: block by block, so that pooled scores are never written to memory."""
+    cells, boxes, size = regions
+    if boxes is None:
+        raise ValueError("regions without cells have nothing to pool")
+    corners, shares = _corners(boxes, size)
+    values = cells.new_empty(len(cells), len(parts))
+    index = torch.empty(values.shape, dtype=torch.int64, device=cells.device)
+    scored = max(1, MEMORY // (cells.shape[1] * len(parts)))  # images whose cells' scores are held
+    for first in range(0, len(cells), scored):
+        scores = (cells[first : first + scored].flatten(0, 1).float() @ parts.float().mT).unflatten(
+            0, (-1, cells.shape[1])
+        )
+        width, images = _blocks(scores, size)
+        for image in range(0, len(scores), images):
+            some = slice(first + image, min(first + image + images, first + len(scores)))
+            which = slice(None) if len(boxes) == 1 else some
+            for channel in range(0, len(parts), width):
+                block = slice(channel, channel + width)
+                inside = scores[image : image + images, :, block]
+                pooled, mean = _block_means(inside, corners[which], shares[which], size)
+                torch.max(pooled, 1, out=(values[some, block], index[some, block]))
+                values[some, block] += mean[:, 0]
+    return values, index
 
 
 def max_scores(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
@@ -203,12 +290,12 @@ def paint(
         top: regions per part.
         weights: of the parts; negative ones count as zero.
     """
-    if regions.means is None:
+    if regions.boxes is None:
         raise ValueError("regions without cells cannot be painted")
-    means = regions.means.expand(len(regions.cells), -1, -1)
-    scores = (regions.cells @ parts.mT.to(regions.cells.dtype)).transpose(1, 2) @ means.mT  # b p r
+    on_cells = regions.cells @ parts.mT.to(regions.cells.dtype)
+    scores = pool(on_cells, regions.boxes, regions.size).transpose(1, 2)  # b p r
     best = scores.topk(min(top, scores.shape[2]), dim=2)
     chosen = torch.zeros_like(scores).scatter(2, best.indices, best.values.relu())
     if weights is not None:
         chosen = chosen * weights.relu()[..., None]
-    return chosen @ (means > 0).to(chosen.dtype)
+    return chosen @ cell_masks(regions.boxes, regions.size).to(chosen.dtype)

@@ -48,14 +48,14 @@ def assignment_entropy(
         total = unit.new_zeros(())
         for start in range(0, images, step):  # of as many images as memory allows
             some = regions.some(slice(start, start + step))
-            total = total + _entropy(unit, *some, temperature)
+            total = total + _entropy(unit, some, temperature)
     most = torch.log(torch.tensor(float(max(2, len(parts))))).item()
     return total / (images * (1 if scale == "printed" else count * most))
 
 
-def _entropy(unit: Tensor, cells: Tensor, means: Tensor | None, temperature: float) -> Tensor:
+def _entropy(unit: Tensor, regions: Regions, temperature: float) -> Tensor:
     def entropy(unit: Tensor) -> Tensor:
-        logarithm = (region_scores(unit, Regions(cells, means)) / temperature).log_softmax(2)
+        logarithm = (region_scores(unit, regions) / temperature).log_softmax(2)
         return -(logarithm.exp() * logarithm).sum()
 
     found: Tensor = checkpoint(entropy, unit, use_reentrant=False) if unit.requires_grad else entropy(unit)

@@ -102,11 +102,12 @@ def test_the_cheaper_route_is_the_one_with_fewer_products():
 
 
 @pytest.mark.parametrize("memory", [1, MEMORY])
-@pytest.mark.parametrize("means", [True, False])
-def test_the_largest_score_and_its_gradient_are_those_of_autograd(memory, means, monkeypatch):
+@pytest.mark.parametrize("on_cells", [True, False])
+def test_the_largest_score_and_its_gradient_are_those_of_autograd(memory, on_cells, monkeypatch):
     monkeypatch.setattr("fgbench.layers.regions.MEMORY", memory)
+    monkeypatch.setattr("fgbench.layers.regions.CACHE", 3 * memory)
     regions = regions_of(torch.randn(4, 6, *SIZE), boxes_of(keys=4))
-    regions = regions if means else Regions(regions.features(), None)
+    regions = regions if on_cells else Regions(regions.features(), None)
     parts, weight = torch.randn(9, 6, requires_grad=True), torch.randn(4, 9)
     best, index = max_scores(parts, regions)
     (best * weight).sum().backward()
@@ -121,9 +122,9 @@ def test_the_largest_score_and_its_gradient_are_those_of_autograd(memory, means,
 def test_the_largest_score_does_not_depend_on_the_order_and_grows_with_regions():
     regions, parts = regions_of(torch.randn(2, 6, *SIZE), boxes_of(keys=2)), torch.randn(9, 6)
     best, _ = max_scores(parts, regions)
-    shuffled = Regions(regions.cells, regions.means[:, torch.randperm(40)])
+    shuffled = Regions(regions.cells, regions.boxes[:, torch.randperm(40)], regions.size)
     torch.testing.assert_close(max_scores(parts, shuffled)[0], best)
-    assert (max_scores(parts, Regions(regions.cells, regions.means[:, :20]))[0] <= best).all()
+    assert (max_scores(parts, Regions(regions.cells, regions.boxes[:, :20], regions.size))[0] <= best).all()
 
 
 def test_regions_can_be_brought_to_length_one():
