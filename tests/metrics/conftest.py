@@ -41,6 +41,7 @@ def make_batch(
         landmarks=torch.where(visible[..., None], points, 0.0).float(),
         visible=visible,
         frame=identity if frame is None else frame,
+        prepared=torch.zeros(size, 0),
     )
 
 
