@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,17 +53,17 @@ class Column:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """Of each method and variant the run that finished last, in the order of their names.
+    """Of each method, variant and track the run that finished last, in the order of their names.
 
     Raises:
         ValueError: none is there.
     """
-    newest: dict[tuple[str, str], tuple[str, Path]] = {}
+    newest: dict[tuple[str, str, str], tuple[str, Path]] = {}
     for path in sorted(folder.glob("*/result.json")):
         if not any(path.parent.glob("checkpoints/*.ckpt")):
             continue
         result = from_json(path.read_text(encoding="utf-8"), str(path))
-        key, found = (result.method, result.variant), (result.date, path.parent)
+        key, found = (result.method, result.variant, result.track), (result.date, path.parent)
         newest[key] = max(newest.get(key, found), found)
     if not newest:
         raise ValueError(
@@ -97,13 +98,15 @@ def write_gallery(
             except (ExplainerError, ValueError, RuntimeError) as error:
                 say(f"left out: {folder.name} {name}: {error}")
                 continue
-            if columns and column.key != columns[0].key:
-                say(f"left out: {folder.name} {name}: it was run on other images than {columns[0].title}")
-                continue
             columns.append(column)
     if not columns:
         raise ValueError(f"{path}: no run could be shown")
-    write_atomically(path, page(columns).encode())
+    # tracks may have images of their own: the page is of those that most columns share
+    (most, _), *_ = Counter(column.key for column in columns).most_common(1)
+    for column in columns:
+        if column.key != most:
+            say(f"left out: {column.lines[0]}: it was run on other images than most")
+    write_atomically(path, page([column for column in columns if column.key == most]).encode())
 
 
 def make_column(folder: Path, explainer: str, examples: int) -> Column:
