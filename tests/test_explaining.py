@@ -47,7 +47,7 @@ def cells(tmp_path_factory):
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     patch.setattr(bench, "run_phase", run_here)
-    patch.setattr(run, "EXAMPLES", 2)  # drawing is what takes time here
+    patch.setattr("fgbench.examples.EXAMPLES", 2)  # drawing is what takes time here
     made = [Cell(method, "toybirds", overrides=(*SMALL, *place)) for method in ("baseline", "region_grouping")]
     statuses = [bench.bench(made[:1], explainers=EXPLAINERS), bench.bench(made[1:], explainers=["cam"])]
     yield root, [resolve(cell) for cell in made], statuses

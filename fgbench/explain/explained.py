@@ -21,10 +21,14 @@ class Explained(LightningModule):
 
     Attributes:
         parts: number of part maps, None without parts.
-        class_stages: 0: the method's own channels are not shown.
+        class_stages: 0: the method's own channels are not shown, nor
+        stream_names: its further logits,
+        steps: or its maps of each step.
     """
 
     class_stages = 0
+    stream_names: tuple[str, ...] = ()
+    steps = 0
 
     def __init__(self, method: Any, explainer: Explainer, fresh: Any | None = None) -> None:
         super().__init__()
