@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torchvision
 from torch import Tensor
 
-from fgbench.explain import floors
+from fgbench import measures
+from fgbench.explain import floor_maps, floors
 from fgbench.metrics.accuracy import Accuracy
 from fgbench.metrics.landmark_error import LandmarkError
 from fgbench.metrics.pointing_game import PointingGame
@@ -50,12 +52,24 @@ class Metrics:
         self.pointing = PointingGame(floors=("image_centre", "box_centre", "random_point")).to(device)
         self.landmarks = LandmarkError(landmarks, parts, "box", count, (0, 1, 2)).to(device)
         self.parts = parts
+        facts = SimpleNamespace(
+            landmark_names=tuple(map(str, range(landmarks))), landmark_frame="box", has_boxes=True, mask_names=(),
+            num_outputs=200,
+        )  # fmt: skip
+        self.evidence = [metric.to(device) for metric in measures.evidence(facts, parts, bound=False)[0]]
 
     def points(self, batch: Batch) -> dict[str, Tensor]:
         """What the floors look at."""
         random = floors.random_parts(batch, self.parts)
         centres = {"image_centre": floors.image_centre(batch), "box_centre": floors.box_centre(batch)}
         return {**centres, "random_parts": random, "random_point": random[:, :1]}
+
+    def look(self, output: Output, batch: Batch) -> None:
+        """What the metrics of parts and saliency add to one batch of the test split."""
+        points = self.points(batch)
+        points |= {"centre_map": floor_maps.centre_map(batch), "random_map": floor_maps.random_map(batch)}
+        for metric in self.evidence:
+            metric.update(metric.columns(output, batch, points), batch)
 
     def fit(self, output: Output, batch: Batch) -> None:
         """One batch of the fitting split."""
@@ -81,20 +95,24 @@ def milliseconds(work: Callable[[], object], device: torch.device) -> float:
 @torch.inference_mode()
 def time_table(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
-    print(f"{'network':<14}{'input':>6}{'forward':>12}{'test metrics':>14}{'share':>8}{'fit metrics':>13}{'share':>8}")
-    for name, size in (("resnet18", 224), ("mobilenet_v2", 224), ("resnet18", 448)):
+    print(
+        f"{'network':<14}{'input':>6}{'forward':>12}{'test metrics':>14}{'share':>8}{'fit metrics':>13}{'share':>8}{'parts':>12}{'share':>8}"
+    )
+    for name, size in (("resnet18", 224), ("mobilenet_v2", 224), ("resnet18", 448), ("resnet101", 448)):
         network = torchvision.models.get_model(name).eval().to(device)
         output, batch = make(options.batch, size, size // 16, options.parts, options.landmarks, device)
         metrics = Metrics(options.parts, options.landmarks, device)
         metrics.fit(output, batch)
         metrics.landmarks.fit()
-        rounds: dict[str, list[float]] = {"forward": [], "test": [], "fit": []}
+        rounds: dict[str, list[float]] = {"forward": [], "test": [], "fit": [], "look": []}
         for _ in range(options.rounds):
             rounds["forward"].append(milliseconds(lambda: network(batch.image), device))  # noqa: B023 (called at once)
             rounds["test"].append(milliseconds(lambda: metrics.test(output, batch), device))  # noqa: B023
             rounds["fit"].append(milliseconds(lambda: metrics.fit(output, batch), device))  # noqa: B023
-        forward, test, fit = (statistics.median(times[1:]) for times in rounds.values())
+            rounds["look"].append(milliseconds(lambda: metrics.look(output, batch), device))  # noqa: B023
+        forward, test, fit, look = (statistics.median(times[1:]) for times in rounds.values())
         shares = f"{test:>11.2f} ms{test / forward:>8.1%}{fit:>10.2f} ms{fit / forward:>8.1%}"
+        shares += f"{look:>9.2f} ms{look / forward:>8.1%}"
         print(f"{name:<14}{size:>6}{forward:>9.1f} ms{shares}")
 
 

@@ -17,7 +17,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from fgbench.explain import floors
+from fgbench import measures
+from fgbench.explain import floor_maps, floors
 from fgbench.metrics.accuracy import Accuracy, AttributeAccuracy
 from fgbench.metrics.base import BenchMetric
 from fgbench.metrics.census import Census
@@ -58,8 +59,8 @@ class Scoring(Callback):
     Args:
         facts: of the dataset, a datamodule or anything with its attributes: ``num_outputs``, ``target``,
             ``label_names``, ``label_groups``, ``landmark_names``, ``landmark_frame``, ``landmark_classes``,
-            ``has_boxes``, ``pointing_tolerances``, ``validate_on_test``, and the method ``split_ids(split)``. Asked
-            once data are prepared.
+            ``has_boxes``, ``mask_names``, ``pointing_tolerances``, ``validate_on_test``, and the method
+            ``split_ids(split)``. Asked once data are prepared.
         parts: number of part maps in the method's Output, None without.
         roles: what each of the test dataloaders is for, in order. ``fit`` (train split) fits the landmarks' regressors
             and comes first; ``test`` counts accuracy; ``locate`` shows the test split again, in the view on which
@@ -76,8 +77,9 @@ class Scoring(Callback):
 
     Attributes:
         report: after the test: ``numbers`` (the leaderboard's columns, percent or None), ``reasons`` (why a number is
-            None), ``scores`` (further numbers), ``floors`` and ``details`` (by metric), ``n_eval``, ``seconds`` and
-            ``images_per_s`` of the ``test`` loader (with loading and metrics, over all processes).
+            None, or not among the scores), ``scores`` (further numbers), ``floors`` and ``details`` (by metric),
+            ``n_eval``, ``seconds`` and ``images_per_s`` of the ``test`` loader (with loading and metrics, over all
+            processes).
 
     Raises:
         ValueError: the roles are in an impossible order.
@@ -102,6 +104,7 @@ class Scoring(Callback):
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
         self.seed, self.class_stages, self.streams, self.steps = seed, class_stages, tuple(streams), steps
+        self.locating: Role = "locate" if "locate" in roles else "test"
         self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer, "logits": logits_writer}
         self.censuses: dict[str, Census] = {}
         self.metrics: dict[str, list[BenchMetric]] = {}
@@ -163,9 +166,11 @@ class Scoring(Callback):
             self.metrics["test"].append(Streams(self.streams, self.facts.target))
         if self.steps:
             self.metrics["test"].append(Focus(self.steps))
-        locating = "locate" if "locate" in self.roles else "test"
         self.metrics["fit"] = self._landmarks()
-        self.metrics[locating] += [*self._pointing(), *self.metrics["fit"]]
+        self.metrics[self.locating] += [*self._pointing(), *self.metrics["fit"]]
+        found, reasons = measures.evidence(self.facts, self.parts, self.class_stages > 0)
+        self.metrics[self.locating] += found
+        self.reasons |= reasons
 
     # What there is to compute
 
@@ -198,14 +203,20 @@ class Scoring(Callback):
     def _leave_out(self, metric: str, reason: str) -> None:
         self.reasons |= {f"{metric}_error": reason, f"{metric}_floor": reason}
 
-    def _floors(self, batch: Batch) -> dict[str, Tensor]:
+    def _floors(self, batch: Batch, maps: bool) -> dict[str, Tensor]:
         random = floors.random_parts(batch, self.parts or 1, self.seed)
-        return {
+        found = {
             "image_centre": floors.image_centre(batch),
             "box_centre": floors.box_centre(batch),
             "random_parts": random,
             "random_point": random[:, :1],
         }
+        if maps:
+            found |= {
+                "centre_map": floor_maps.centre_map(batch),
+                "random_map": floor_maps.random_map(batch, self.seed),
+            }
+        return found
 
     # The test, loader after loader
 
@@ -237,12 +248,13 @@ class Scoring(Callback):
         output: Output = outputs["output"]
         rows = {"image_id": batch.image_id} | ({"target": batch.target} if role == "test" else {})
         if output.saliency is None and batch_idx == 0 and role != "fit":
-            self.metrics[role] = [metric for metric in self.metrics[role] if not isinstance(metric, PointingGame)]
-            if self.facts.has_boxes:
+            self.metrics[role] = [metric for metric in self.metrics[role] if metric.needs != "saliency"]
+            if self.facts.has_boxes and role == self.locating:
                 self._leave_out("pointing", "the method has no saliency")
+            self.reasons |= measures.reasons(self.facts, self.parts, self.class_stages > 0, saliency=False)
         with torch.autocast(batch.image_id.device.type, enabled=False):
             self.censuses[role].update(batch.image_id)
-            points = self._floors(batch) if role != "test" or len(self.metrics[role]) > 1 else None
+            points = self._floors(batch, role == self.locating) if role != "test" or self.locating == "test" else None
             for metric in self.metrics[role]:
                 if role == "fit":
                     metric.fit_update(output, batch, points)
@@ -323,7 +335,8 @@ class Scoring(Callback):
                     scores[name] = number
         numbers["landmark_floor"] = below.get("landmark_error", {}).get("mean_landmark")
         numbers["pointing_floor"] = below.get("pointing_error", {}).get("image_centre")
-        reasons = {name: self._reason(name) for name, number in numbers.items() if number is None}
+        empty = [name for name, number in numbers.items() if number is None]
+        reasons = {name: self._reason(name) for name in [*empty, *(n for n in measures.PLAIN if n not in scores)]}
         self.report |= {"numbers": numbers, "reasons": reasons, "scores": scores, "floors": below, "details": details}
 
     def _reason(self, name: str) -> str:

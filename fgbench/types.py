@@ -36,6 +36,8 @@ class Batch(NamedTuple):
             ``x_original = a x + b y + c`` and ``y_original = d x + e y + f``.
         prepared: ``b ...``, what a frozen network said of each image before training (``methods.Preparation``);
             ``b 0`` where there is none.
+        mask: ``b h w`` uint8, the true part that each input pixel shows, from 1 (0: none), in tests on datasets that
+            have masks of parts; ``b 0`` elsewhere.
     """
 
     image: Tensor
@@ -47,6 +49,7 @@ class Batch(NamedTuple):
     visible: Tensor
     frame: Tensor
     prepared: Tensor = NOTHING
+    mask: Tensor = NOTHING
 
 
 class Output(NamedTuple):

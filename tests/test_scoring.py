@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
+from fgbench.measures import PLAIN
 from fgbench.scoring import Scoring
 from fgbench.types import Batch, Output
 
@@ -106,7 +107,7 @@ def facts(sizes, **changes):
     known = {
         "num_outputs": CLASSES, "target": "class", "landmark_frame": "box", "landmark_classes": (1,), "has_boxes": True,
         "label_names": tuple("abcde"), "landmark_names": ("beak", "tail", "wing"), "validate_on_test": False,
-        "label_groups": (), "pointing_tolerances": (0.0, 2.0, 1000.0),
+        "label_groups": (), "pointing_tolerances": (0.0, 2.0, 1000.0), "mask_names": (),
         "split_ids": lambda split: ids[split],
     }  # fmt: skip
     return SimpleNamespace(**(known | changes))
@@ -251,7 +252,8 @@ def test_what_cannot_be_measured_is_none_with_a_reason(method, known, roles, rea
         for column in (f"{name}_error", f"{name}_floor"):
             assert report["numbers"][column] is None
             assert reason in report["reasons"][column]
-    assert set(report["reasons"]) == {name for name, number in report["numbers"].items() if number is None}
+    empty = {name for name, number in report["numbers"].items() if number is None}
+    assert set(report["reasons"]) == empty | (set(PLAIN) - report["scores"].keys())
     assert report["numbers"]["accuracy"] is not None
 
 

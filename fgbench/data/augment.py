@@ -228,6 +228,18 @@ def points_to_input(frame: Float[ndarray, " 6"], points: Float[ndarray, "*n 2"])
     return found
 
 
+def mask_to_input(
+    frame: Float[ndarray, " 6"], mask: UInt8[ndarray, "h w"], height: int, width: int
+) -> UInt8[ndarray, "h2 w2"]:
+    """A mask of the original as a mask of the input: what each pixel's centre shows; 0 outside of the original."""
+    rows, cols = np.mgrid[:height, :width] + 0.5
+    points = np.floor(points_to_original(frame, np.stack([cols, rows], axis=-1))).astype(np.int64)
+    x, y = points[..., 0], points[..., 1]
+    there = (x >= 0) & (x < mask.shape[1]) & (y >= 0) & (y < mask.shape[0])
+    found: ndarray = mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)] * there
+    return found
+
+
 def boxes_to_input(frame: Float[ndarray, " 6"], boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
     """Boxes ``x0 y0 x1 y1`` of the original image as boxes of the input, upright and ordered, not clipped."""
     corners = points_to_input(frame, boxes.reshape(-1, 2, 2))

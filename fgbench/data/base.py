@@ -58,6 +58,7 @@ class BenchDataModule(LightningDataModule):
     target: ClassVar[Target] = "class"
     landmark_frame: ClassVar[Literal["box", "interocular"] | None] = None
     has_boxes: ClassVar[bool] = False
+    mask_names: ClassVar[tuple[str, ...]] = ()  # true parts of the masks, 1 and more there; empty without masks
     has_validation: ClassVar[bool] = False  # an official validation split, which no paper trains on
     landmark_classes: ClassVar[tuple[int, ...]] = ()  # classes whose landmark error is also measured by itself
     archives: ClassVar[tuple[Archive, ...]] = ()  # what its makers distribute; ``fgbench data prepare`` unpacks them
@@ -230,6 +231,10 @@ class BenchDataModule(LightningDataModule):
         """Names of the landmarks; empty where the dataset has none."""
         return self.listing.landmark_names
 
+    def mask_folder(self) -> Path:
+        """Where the masks are, under the names of the images; asked where there are ``mask_names``."""
+        raise NotImplementedError
+
     def split_size(self, split: Split) -> int:
         """How many images a split has."""
         return len(self.listing.rows(split))
@@ -378,8 +383,21 @@ class BenchDataModule(LightningDataModule):
     def eval_loader(self, split: Split, view: View) -> DataLoader[Batch]:
         """Every image of a split once, shared exactly among the processes, in batches of one shape."""
         rows = self.listing.rows(split)
+        dataset = self.dataset(view, cached=split)
+        if split == "test" and self.mask_names:
+            dataset = dataset.with_masks(self.mask_folder())
+        return self._loader(dataset, self._batches(rows, view))
+
+    def some_loader(self, rows: Int[ndarray, " n"], view: View) -> DataLoader[Batch]:
+        """Some images once, shared exactly among the processes, with their masks if the dataset has any."""
+        dataset = self.dataset(view)
+        return self._loader(
+            dataset.with_masks(self.mask_folder()) if self.mask_names else dataset, self._batches(rows, view)
+        )
+
+    def _batches(self, rows: Int[ndarray, " n"], view: View) -> EvalBatches:
         shapes = None if view.fixes_shape else view.shapes(self.listing.stored_sizes()[rows])
-        return self._loader(self.dataset(view, cached=split), EvalBatches(rows, self.eval_batch_size, shapes))
+        return EvalBatches(rows, self.eval_batch_size, shapes)
 
     def loader_of(self, rows: Int[ndarray, " n"], view: View) -> DataLoader[Batch]:
         """Some images once, shared exactly among the processes; for a view that gives all of them one shape."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from copy import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +12,18 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from fgbench.data.augment import Augment, boxes_to_input, inside, is_mirrored, mirror_order, points_to_input
+from fgbench.data.augment import (
+    Augment,
+    boxes_to_input,
+    inside,
+    is_mirrored,
+    mask_to_input,
+    mirror_order,
+    points_to_input,
+)
 from fgbench.data.cache import PixelCache
 from fgbench.data.device import pack_choices
-from fgbench.data.images import read_image
+from fgbench.data.images import read_image, read_mask
 from fgbench.data.listing import Listing
 from fgbench.data.samplers import Key
 from fgbench.data.view import View
@@ -55,6 +64,7 @@ class ImageDataset(Dataset[Batch]):
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
         self._rows: StoreReader | None = None
         self._replaces = False
+        self._masks: Path | None = None
 
     def __len__(self) -> int:
         return len(self.listing.names)
@@ -63,6 +73,12 @@ class ImageDataset(Dataset[Batch]):
         """The same images, each with what a frozen network said of it; where that replaces it, no file is read."""
         found = copy(self)
         found._rows, found._replaces = rows, replaces_image
+        return found
+
+    def with_masks(self, folder: Path) -> "ImageDataset":
+        """The same images, each with its true parts, from a file of the image's name in this folder."""
+        found = copy(self)
+        found._masks = folder
         return found
 
     def pixels(self, row: int) -> UInt8[ndarray, "h w 3"]:
@@ -122,7 +138,16 @@ class ImageDataset(Dataset[Batch]):
             visible=torch.from_numpy(visible),
             frame=torch.from_numpy(frame),
             prepared=prepared,
+            mask=NOTHING if self._masks is None else torch.from_numpy(self._mask(row, frame, shape)),
         )
+
+    def _mask(self, row: int, frame: Float[ndarray, " 6"], shape: tuple[int, int]) -> UInt8[ndarray, "h w"]:
+        """The true part at each pixel's centre; 0 outside of the original."""
+        path = f"{self._masks}/{self.listing.name(row)}"
+        mask = read_mask(path)
+        if mask.shape != tuple(self._sizes[row].tolist()):
+            raise ValueError(f"{path}: a mask of {mask.shape} (height x width) pixels, not of its image's size")
+        return mask_to_input(frame, mask, *shape)
 
     def _seen(self, row: int, key: tuple[int, ...]) -> tuple[Tensor, Float[ndarray, " 6"], tuple[int, int]]:
         """The image (or what chance decided for it), the frame, and the input's height and width."""

@@ -44,6 +44,18 @@ def read_image(path: str | os.PathLike[str], torn: bool = False) -> UInt8[ndarra
     return image
 
 
+def read_mask(path: str | os.PathLike[str]) -> UInt8[ndarray, "h w"]:
+    """Decode a mask, whose values are numbers of parts and not colours.
+
+    Raises:
+        ValueError: the file is missing, damaged, or has colours.
+    """
+    mask = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED)
+    if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError(f"{path}: missing, damaged, or no mask of one byte a pixel")
+    return mask
+
+
 def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "h w 3"]:
     """Decode anybody's picture as RGB, as its owner sees it: turned as its orientation tag says, grey as RGB, on white.
 

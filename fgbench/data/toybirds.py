@@ -21,15 +21,16 @@ the version of zlib that packed them.
 from pathlib import Path
 from typing import Any
 
-import cv2
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from fgbench.data.base import BenchDataModule, knobs_digest
 from fgbench.data.card import Card
 from fgbench.data.cub_tree import read_tree
+from fgbench.data.images import read_mask
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
+from fgbench.data.toybirds_bird import PARTS
 from fgbench.data.toybirds_catalogue import MOST
 from fgbench.data.toybirds_draw import VERSION, Knobs
 from fgbench.data.toybirds_write import write_toybirds
@@ -55,6 +56,7 @@ class ToyBirds(BenchDataModule):
     name = "toybirds"
     landmark_frame = "box"
     has_boxes = True
+    mask_names = PARTS
     card = Card(
         title="toybirds",
         paper="none: drawn by this project",
@@ -118,8 +120,12 @@ class ToyBirds(BenchDataModule):
 
     def part_mask(self, row: int) -> UInt8[ndarray, "h w"]:
         """Which part each pixel of an original image shows: 0, or 1 + the position in ``toybirds_bird.PARTS``."""
-        path = self.tree() / "segmentations" / bytes(self.listing.names[row]).decode()
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if mask is None:
-            raise DataError(f"{path}: missing or damaged. Delete {self.tree()}; it will be drawn again.")
-        return mask
+        path = self.mask_folder() / bytes(self.listing.names[row]).decode()
+        try:
+            return read_mask(str(path))
+        except ValueError as error:
+            raise DataError(f"{error}. Delete {self.tree()}; it will be drawn again.") from None
+
+    def mask_folder(self) -> Path:
+        """Masks lie beside the images, in their own folder."""
+        return self.tree() / "segmentations"

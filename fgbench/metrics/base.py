@@ -8,7 +8,8 @@ from torch import Tensor
 from fgbench.types import Batch, Output
 
 Points = Mapping[str, Tensor]
-"""Points that stand in for a method's evidence, the floors: by name ``b p 2``, ``x y`` in input pixels."""
+"""What stands in for a method's evidence, the floors: by name points ``b p 2``, ``x y`` in input pixels, or maps
+``b u v`` like a saliency."""
 
 
 class BenchMetric(torchmetrics.Metric):
@@ -29,6 +30,7 @@ class BenchMetric(torchmetrics.Metric):
     full_state_update: bool | None = False
     higher_is_better: bool | None
     name: str  # key of compute() that is the leaderboard's column
+    needs: str = ""  # the field of Output without which there is nothing to measure, where that shows in the test only
 
     def columns(self, output: Output, batch: Batch, floors: Points | None = None) -> dict[str, Tensor]:
         """Per-image values, each ``b`` or ``b x``; NaN where the metric says nothing of an image."""

@@ -95,6 +95,7 @@ class PointingGame(BenchMetric):
 
     higher_is_better = False
     name = "pointing_error"
+    needs = "saliency"
     limits: Tensor
     hits: Tensor
     count: Tensor

@@ -141,7 +141,7 @@ class Seen(Explained):
 
 def test_a_trainer_that_switches_gradients_off_gets_explanations(network, tmp_path):
     method = network()
-    items = [Batch(*(field[0] for field in batch_of(1, first=i)[:-1])) for i in range(5)]  # nothing prepared
+    items = [Batch(*(field[0] for field in batch_of(1, first=i)[:8])) for i in range(5)]  # nothing prepared, no mask
     explained = Seen(method, make_explainer("gradcam"))
     explained.kept = []
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, inference_mode=False, enable_progress_bar=False,

@@ -20,7 +20,7 @@ def loader(n=12, batch_size=4):
     image[torch.arange(n), target] += 150
     empty, no = torch.zeros(n, 0, 4), torch.zeros(n, 0, dtype=torch.bool)
     batch = Batch(image, target, torch.arange(n), empty, no, torch.zeros(n, 0, 2), no, torch.zeros(n, 6).double())
-    batch = batch._replace(prepared=torch.zeros(n, 0))
+    batch = batch._replace(prepared=torch.zeros(n, 0), mask=torch.zeros(n, 0))
     rows = [Batch(*(field[i] for field in batch)) for i in range(n)]
     return DataLoader(rows, batch_size=batch_size)
 
