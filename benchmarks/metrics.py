@@ -67,7 +67,8 @@ class Metrics:
     def look(self, output: Output, batch: Batch) -> None:
         """What the metrics of parts and saliency add to one batch of the test split."""
         points = self.points(batch)
-        points |= {"centre_map": floor_maps.centre_map(batch), "random_map": floor_maps.random_map(batch)}
+        centre = torch.nn.functional.adaptive_avg_pool2d(floor_maps.centre_map(batch), floor_maps.CELLS)
+        points |= {"centre_map": centre, "random_map": floor_maps.random_map(batch)}
         for metric in self.evidence:
             metric.update(metric.columns(output, batch, points), batch)
 
@@ -95,9 +96,8 @@ def milliseconds(work: Callable[[], object], device: torch.device) -> float:
 @torch.inference_mode()
 def time_table(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
-    print(
-        f"{'network':<14}{'input':>6}{'forward':>12}{'test metrics':>14}{'share':>8}{'fit metrics':>13}{'share':>8}{'parts':>12}{'share':>8}"
-    )
+    columns = ("network", "input", "forward", "test", "share", "fit", "share", "parts", "share")
+    print(f"{columns[0]:<14}{columns[1]:>6}" + "".join(f"{column:>12}" for column in columns[2:]))
     for name, size in (("resnet18", 224), ("mobilenet_v2", 224), ("resnet18", 448), ("resnet101", 448)):
         network = torchvision.models.get_model(name).eval().to(device)
         output, batch = make(options.batch, size, size // 16, options.parts, options.landmarks, device)
@@ -111,8 +111,8 @@ def time_table(options: argparse.Namespace) -> None:
             rounds["fit"].append(milliseconds(lambda: metrics.fit(output, batch), device))  # noqa: B023
             rounds["look"].append(milliseconds(lambda: metrics.look(output, batch), device))  # noqa: B023
         forward, test, fit, look = (statistics.median(times[1:]) for times in rounds.values())
-        shares = f"{test:>11.2f} ms{test / forward:>8.1%}{fit:>10.2f} ms{fit / forward:>8.1%}"
-        shares += f"{look:>9.2f} ms{look / forward:>8.1%}"
+        shares = f"{test:>9.2f} ms{test / forward:>12.1%}{fit:>9.2f} ms{fit / forward:>12.1%}"
+        shares += f"{look:>9.2f} ms{look / forward:>12.1%}"
         print(f"{name:<14}{size:>6}{forward:>9.1f} ms{shares}")
 
 

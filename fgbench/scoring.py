@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from fgbench import measures
 from fgbench.explain import floor_maps, floors
@@ -213,7 +214,7 @@ class Scoring(Callback):
         }
         if maps:
             found |= {
-                "centre_map": floor_maps.centre_map(batch),
+                "centre_map": adaptive_avg_pool2d(floor_maps.centre_map(batch), floor_maps.CELLS),
                 "random_map": floor_maps.random_map(batch, self.seed),
             }
         return found

@@ -20,8 +20,10 @@ measured.
 pixels are handed down to the cells once.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from fgbench.metrics import maps
@@ -40,16 +42,51 @@ def weights(cells: int, pixels: int, device: torch.device) -> Float64[Tensor, "n
     return (1 - distance).clamp(min=0)
 
 
-def energy(saliency: Float[Tensor, "b u v"], region: Bool[Tensor, "b h w"]) -> Float64[Tensor, " b"]:
+class Region(NamedTuple):
+    """Where saliency should lie: pixels, or rows and columns of a single box, which cost less."""
+
+    rows: Float64[Tensor, "b h"]
+    cols: Float64[Tensor, "b w"]
+    pixels: Float64[Tensor, "b h w"] | None = None
+
+    @property
+    def area(self) -> Float64[Tensor, " b"]:
+        """Its share of the input."""
+        found: Tensor = self.rows.mean(1) * self.cols.mean(1) if self.pixels is None else self.pixels.mean((1, 2))
+        return found
+
+    def within(self, down: Float64[Tensor, "h u"], across: Float64[Tensor, "w v"]) -> Float64[Tensor, "b u v"]:
+        """How much of each cell's weight lies in it."""
+        if self.pixels is None:
+            return (self.rows @ down)[:, :, None] * (self.cols @ across)[:, None]
+        found: Tensor = down.T @ (self.pixels @ across)
+        return found
+
+
+def region_of(batch: Batch, masks: bool = False) -> Region:
+    """Pixels of true parts, or those whose centre lies in any of an image's boxes, edges included."""
+    height, width = batch.image.shape[2:]
+    boxes = batch.boxes
+    along = []
+    for axis, pixels in ((1, height), (0, width)):
+        centre = torch.arange(pixels, dtype=torch.float32, device=boxes.device) + 0.5
+        inside = (centre >= boxes[..., axis, None]) & (centre <= boxes[..., axis + 2, None])
+        along.append((inside & batch.box_valid[..., None]).double())
+    rows, cols = (found[:, 0] if found.shape[1] else found.sum(1) for found in along)
+    if masks:
+        return Region(rows, cols, (maps.masks_of(batch) > 0).double())
+    if boxes.shape[1] < 2:
+        return Region(rows, cols)
+    return Region(rows, cols, (torch.einsum("bnh,bnw->bhw", *along) > 0).double())
+
+
+def energy(saliency: Float[Tensor, "b u v"], region: Region) -> Float64[Tensor, " b"]:
     """The share of the resized map's sum that lies in the region; 0 for a map without a sum."""
+    sides = region.rows.shape[1], region.cols.shape[1]
+    down, across = (weights(c, n, saliency.device) for c, n in zip(saliency.shape[1:], sides, strict=True))
     values = maps.finite(saliency[:, None])[:, 0]
-    if values.shape == region.shape:
-        total, inside = values.sum((1, 2)), (values * region).sum((1, 2))
-    else:
-        down, across = (weights(c, n, region.device) for c, n in zip(saliency.shape[1:], region.shape[1:], strict=True))
-        within = down.T @ (region.double() @ across)
-        total = (values * (down.sum(0)[:, None] * across.sum(0))).sum((1, 2))
-        inside = (values * within).sum((1, 2))
+    total = (values * (down.sum(0)[:, None] * across.sum(0))).sum((1, 2))
+    inside = (values * region.within(down, across)).sum((1, 2))
     return torch.where(total > 0, inside / torch.where(total > 0, total, 1.0), 0.0).clamp(max=1)
 
 
@@ -80,8 +117,8 @@ class EnergyPointing(BenchMetric):
         """``<name>`` ``b s``: shares of method and floors, NaN where there is no region."""
         if output.saliency is None:
             raise ValueError("energy pointing: the method has no saliency; leave the metric out for this method")
-        region = maps.masks_of(batch) > 0 if self.masks else maps.in_boxes(batch)
-        area = region.flatten(1).double().mean(1)
+        region = region_of(batch, self.masks)
+        area = region.area
         found = [energy(output.saliency, region)]
         found += [energy((floors or {})[name], region) for name in self.predictors[1:-1]]
         shares = torch.stack([*found, area], dim=1)

@@ -87,18 +87,6 @@ def masks_of(batch: Batch) -> UInt8[Tensor, "b h w"]:
     return batch.mask
 
 
-def in_boxes(batch: Batch) -> Bool[Tensor, "b h w"]:
-    """Whether a pixel's centre lies in any of an image's boxes, edges included."""
-    height, width = batch.image.shape[2:]
-    inside = []
-    for axis, pixels in ((1, height), (0, width)):
-        centre = torch.arange(pixels, dtype=torch.float32, device=batch.boxes.device) + 0.5
-        low, high = batch.boxes[..., axis, None], batch.boxes[..., axis + 2, None]
-        inside.append((centre >= low) & (centre <= high))
-    rows = (inside[0] & batch.box_valid[..., None]).float()
-    return torch.einsum("bnh,bnw->bhw", rows, inside[1].float()) > 0
-
-
 def share(values: Float64[Tensor, "*n"], counted: Bool[Tensor, "*n"]) -> Int64[Tensor, "*n"]:
     """Shares as integers of ``1 / UNIT``, zero where they do not count."""
     return torch.where(counted, (values.nan_to_num() * UNIT).round(), 0.0).to(torch.int64)

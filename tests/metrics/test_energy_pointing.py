@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgbench.metrics import maps
-from fgbench.metrics.energy_pointing import EnergyPointing, energy
+from fgbench.metrics.energy_pointing import EnergyPointing, energy, region_of
 from fgbench.types import Output
 
 
@@ -30,9 +29,13 @@ def test_shares_are_those_of_a_plain_loop_over_pixels(make_batch, u, v, seed):
     boxes = torch.cat([corners.amin(2), corners.amax(2)], -1)
     batch = make_batch(2, height=10, width=14, boxes=boxes, seed=seed)
     saliency = torch.rand(2, u, v, generator=random)
-    found = energy(saliency, maps.in_boxes(batch))
-    for image in range(2):
-        assert float(found[image]) == pytest.approx(by_hand(saliency[image], boxes[image].tolist(), 10, 14), abs=1e-9)
+    for count in (1, 2):
+        found = energy(
+            saliency, region_of(batch._replace(boxes=boxes[:, :count], box_valid=batch.box_valid[:, :count]))
+        )
+        for image in range(2):
+            inside = by_hand(saliency[image], boxes[image, :count].tolist(), 10, 14)
+            assert float(found[image]) == pytest.approx(inside, abs=1e-9)
 
 
 def score(saliency, batch):

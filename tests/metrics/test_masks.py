@@ -1,0 +1,231 @@
+"""What is told the true parts of toybirds reaches 100 on every metric; what looks at nothing, what it should."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torch.nn.functional import interpolate, one_hot
+
+from fgbench import measures
+from fgbench.data.toybirds import ToyBirds
+from fgbench.explain import floor_maps, floors
+from fgbench.metrics.base import BenchMetric
+from fgbench.metrics.masks import MaskedParts, MaskIoU, saliency_iou
+from fgbench.types import Output
+
+TRUE = len(ToyBirds.mask_names)
+
+
+@pytest.fixture(scope="module")
+def birds(fake_root):
+    """All test images of small toybirds with their masks, in two batches."""
+    data = ToyBirds(root=str(fake_root("toybirds")), num_classes=3, num_images=36, image_size=48, eval_batch_size=12)
+    data.prepare_data()
+    data.setup("test")
+    return data, list(data.test_dataloader())
+
+
+def stand_ins(batch, parts, seed=0):
+    """What scoring hands to metrics."""
+    points = floors.random_parts(batch, parts, seed)
+    return {
+        "image_centre": floors.image_centre(batch),
+        "box_centre": floors.box_centre(batch),
+        "random_parts": points,
+        "centre_map": floor_maps.centre_map(batch),
+        "random_map": floor_maps.random_map(batch, seed),
+    }
+
+
+def told(batch):
+    """The oracle: maps are the true parts, saliency the bird."""
+    parts = one_hot(batch.mask.long(), TRUE + 1).permute(0, 3, 1, 2)[:, 1:].float()
+    logits = one_hot(batch.target, 3).float()
+    return Output(logits, (batch.mask > 0).float(), parts)
+
+
+def told_landmarks(batch):
+    """The oracle of landmarks: a map for each, whose only pixel is the landmark's."""
+    output = told(batch)
+    parts = torch.zeros(len(batch.image), batch.landmarks.shape[1], *batch.image.shape[2:])
+    image, landmark = batch.visible.nonzero().T
+    x, y = batch.landmarks[image, landmark].long().T
+    parts[image, landmark, y, x] = 1
+    return output._replace(parts=parts)
+
+
+def look(batches, data, say, bound=False):
+    """All metrics of evidence over all batches."""
+    parts = say(batches[0]).parts.shape[1]
+    metrics, reasons = measures.evidence(data, parts, bound)
+    for batch in batches:
+        for metric in metrics:
+            metric.update(metric.columns(say(batch), batch, stand_ins(batch, parts)), batch)
+    found = {name: float(value) for metric in metrics for name, value in metric.compute().items()}
+    assert not set(found) & set(reasons)
+    assert set(found) | set(reasons) >= set(measures.PLAIN)
+    return found
+
+
+def test_the_oracle_of_parts_reaches_100_on_every_metric_of_masks(birds):
+    data, batches = birds
+    found = look(batches, data, told)
+    for name in ("nmi_pixels", "ari_pixels", "nmi_foreground", "ari_foreground", "part_iou", "part_pointing"):
+        assert found[name] == pytest.approx(100, abs=1e-9), name
+    assert found["mask_iou"] == pytest.approx(100, abs=1e-6)
+    assert found["energy_pointing_mask"] == pytest.approx(100, abs=1e-6)
+    assert found["energy_pointing"] == pytest.approx(100, abs=1e-6)  # a bird lies in its box
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_the_oracle_of_landmarks_reaches_100_on_every_metric_of_landmarks(birds, bound):
+    data, batches = birds
+    found = look(batches, data, told_landmarks, bound)
+    shown = torch.zeros(3, 15).index_add(
+        0, torch.cat([b.target for b in batches]), torch.cat([b.visible.float() for b in batches])
+    )
+    if bound:  # the part of a landmark that no image of a class shows has nothing to be consistent with
+        assert found["part_consistency"] == pytest.approx(100 * float((shown > 0).float().mean()))
+    else:
+        assert found["part_consistency_agnostic"] == 100
+    # at 48 pixels two landmarks may share one, so the first of them takes both: what that costs is computed here
+    first, second = [], []
+    for batch in batches:
+        for image, landmark in batch.visible.nonzero().tolist():
+            pixels = [tuple(xy) for xy in batch.landmarks[image].long().tolist()]
+            same = [k for k in range(15) if batch.visible[image, k] and pixels[k] == pixels[landmark]]
+            first.append(same[0])
+            second.append(landmark)
+    assert found["nmi_landmarks"] == pytest.approx(100 * normalized_mutual_info_score(second, first), abs=1e-6)
+    assert found["ari_landmarks"] == pytest.approx(100 * adjusted_rand_score(second, first), abs=1e-6)
+    assert found["ari_landmarks"] > 90
+
+
+def test_floors_score_what_they_should(birds):
+    data, batches = birds
+    found = look(batches, data, told)
+    assert abs(found["ari_landmarks/random_parts"]) < 8  # 18 images: chance is 0
+    assert abs(found["ari_foreground/random_parts"]) < 8
+    area = 100 * float(torch.cat([batch.mask > 0 for batch in batches]).float().mean())
+    assert found["energy_pointing_mask/area"] == pytest.approx(area, abs=1e-6)
+    assert found["mask_iou/area"] == pytest.approx(area, abs=1e-6)
+    assert found["energy_pointing_mask/random_map"] == pytest.approx(area, abs=1.5)
+    assert found["energy_pointing_mask/centre_map"] > area + 2  # birds are near the centre
+    assert found["part_iou/random_parts"] < 15
+    assert found["part_pointing/random_parts"] < 30
+    assert found["part_consistency_agnostic/random_parts"] == 0
+
+
+def constant(batch):
+    output = told(batch)
+    return output._replace(parts=torch.ones(len(batch.image), 4, 3, 3), saliency=torch.ones(len(batch.image), 3, 3))
+
+
+def test_maps_that_say_nothing_agree_with_nothing(birds):
+    data, batches = birds
+    found = look(batches, data, constant)
+    for name in ("nmi_landmarks", "ari_landmarks", "nmi_pixels", "ari_pixels", "nmi_foreground", "ari_foreground"):
+        assert found[name] == pytest.approx(0, abs=1e-9)
+    assert found["mask_iou"] == found["mask_iou/area"]
+    assert found["energy_pointing"] == found["energy_pointing/area"]
+    assert found["part_pointing"] == 0  # the first pixel is background
+
+
+def soft(batch):
+    random = torch.Generator().manual_seed(int(batch.image_id[0]))
+    return Output(torch.zeros(len(batch.image), 3), None, torch.rand(len(batch.image), 4, 6, 6, generator=random))
+
+
+def test_iou_pointing_and_pixel_agreement_are_those_of_plain_loops(birds):
+    _, batches = birds
+    metric = MaskedParts(4, TRUE)
+    own, true = [], []
+    pointed, shown = np.zeros((4, TRUE)), np.zeros(TRUE)
+    for batch in batches:
+        output = soft(batch)
+        metric.update(metric.columns(output, batch, stand_ins(batch, 4)), batch)
+        large = interpolate(output.parts.double(), (48, 48), mode="bilinear", align_corners=False).numpy()
+        for image, mask in enumerate(batch.mask.numpy()):
+            own.append(large[image].argmax(0).ravel())
+            true.append(mask.ravel())
+            present = [part for part in range(1, TRUE + 1) if (mask == part).any()]
+            for part in present:
+                shown[part - 1] += 1
+            for part in range(4):
+                below = mask[np.unravel_index(large[image, part].argmax(), (48, 48))]
+                if below:
+                    pointed[part, below - 1] += 1
+    own, true = np.concatenate(own), np.concatenate(true)
+    iou = np.array(
+        [
+            [
+                ((own == p) & (true == t)).sum() / ((own == p) | (true == t)).sum()
+                for t in range(1, TRUE + 1)
+                if shown[t - 1]
+            ]
+            for p in range(4)
+        ]
+    )
+    found = {name: float(value) for name, value in metric.compute().items()}
+    rates = (pointed / np.maximum(shown, 1))[:, shown > 0]
+    for name, table in (("part_iou", iou), ("part_pointing", rates)):
+        best = table[linear_sum_assignment(-table)].sum() / table.shape[1]
+        assert found[name] == pytest.approx(100 * best)
+    bird = true > 0
+    assert found["ari_pixels"] == pytest.approx(100 * adjusted_rand_score(true, own))
+    assert found["nmi_pixels"] == pytest.approx(100 * normalized_mutual_info_score(true, own))
+    assert found["ari_foreground"] == pytest.approx(100 * adjusted_rand_score(true[bird], own[bird]))
+    assert found["nmi_foreground"] == pytest.approx(100 * normalized_mutual_info_score(true[bird], own[bird]))
+
+
+def test_the_iou_of_a_saliency_is_by_hand():
+    saliency = torch.tensor([[[1.0, 0.5, 0.49, 0]], [[0, 0, 0, 0]]])
+    region = torch.tensor([[[False, True, True, False]], [[True, True, True, True]]])
+    assert saliency_iou(saliency, region).tolist() == pytest.approx([1 / 3, 0])
+
+
+def test_flipped_maps_and_masks_score_the_same(birds):
+    _, batches = birds
+    for metric, say in ((MaskedParts(TRUE, TRUE), told), (MaskIoU(()), told)):
+        other: BenchMetric = metric.clone()
+        for batch in batches:
+            output = say(batch)
+            output = output._replace(parts=output.parts.roll(5, 3), saliency=output.saliency.roll(5, 2))
+            mirrored = output._replace(parts=output.parts.flip(3), saliency=output.saliency.flip(2))
+            there = batch._replace(mask=batch.mask.flip(2))
+            metric.update(metric.columns(output, batch, stand_ins(batch, TRUE)), batch)
+            other.update(other.columns(mirrored, there, stand_ins(batch, TRUE)), there)
+        before, after = metric.compute(), other.compute()
+        for name in ("nmi_pixels", "ari_foreground", "part_iou", "mask_iou"):
+            if name in before:
+                assert float(before[name]) == pytest.approx(float(after[name]), abs=1e-9)
+                assert 0 < float(before[name]) < 100
+
+
+def test_masks_go_through_views_as_their_images_do(fake_root):
+    """Resize, crop and flip: each input pixel shows what its centre shows in the original."""
+    from fgbench.data.view import View
+
+    view = View(resize="squash", size=60, crop="centre", crop_size=40, flip=1.0)
+    data = ToyBirds(
+        root=str(fake_root("toybirds")), num_classes=3, num_images=36, image_size=48, eval_batch_size=12, test_view=view
+    )
+    data.prepare_data()
+    data.setup("test")
+    batch = next(iter(data.test_dataloader()))
+    assert batch.mask.shape == (12, 40, 40)
+    assert batch.mask.dtype == torch.uint8
+    for image in range(12):
+        mask = data.part_mask(int(data.rows_of(batch.image_id[image : image + 1].numpy())[0]))
+        for row, col in ((0, 0), (20, 13), (39, 7), (11, 39)):
+            x, y = (60 - (col + 10.5)) * 48 / 60, (row + 10.5) * 48 / 60  # undo flip, crop and resize
+            assert batch.mask[image, row, col] == mask[int(y), int(x)]
+
+
+def test_batches_of_fitting_have_no_masks(birds):
+    data, _ = birds
+    batch = next(iter(data.fit_dataloader()))
+    assert batch.mask.numel() == 0
+    with pytest.raises(ValueError, match="no masks"):
+        MaskIoU(()).columns(Output(torch.zeros(1, 1), torch.zeros(1, 2, 2)), batch)
