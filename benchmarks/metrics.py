@@ -54,7 +54,7 @@ class Metrics:
         self.parts = parts
         facts = SimpleNamespace(
             landmark_names=tuple(map(str, range(landmarks))), landmark_frame="box", has_boxes=True, mask_names=(),
-            num_outputs=200,
+            num_outputs=200, target="class",
         )  # fmt: skip
         self.evidence = [metric.to(device) for metric in measures.evidence(facts, parts, bound=False)[0]]
 

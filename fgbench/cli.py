@@ -125,6 +125,13 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     gallery.add_argument("--examples", type=int, default=12, metavar="N", help="rows; default: %(default)s")
     gallery.add_argument("--output", type=Path, help="default: <runs>/<dataset>/gallery.html")
 
+    probe = verbs.add_parser(
+        "probe", help="stability, insertion and deletion, sanity check of a run: further forward passes, 1,000 images"
+    )
+    probe.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
+    probe.add_argument("--explain", default="own,centre,random_map", metavar="A,B", help="default: %(default)s")
+    probe.add_argument("--steps", type=int, default=224, help="of insertion and deletion; default: %(default)s")
+
     tables = verbs.add_parser("tables", help="a paper's comparison of explanations, its numbers beside measured ones")
     tables.add_argument("paper", choices=("region_grouping",), help="Tables 2, 4 and 6 of Huang & Li, CVPR 2020")
     tables.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
@@ -283,6 +290,21 @@ def run_gallery(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_probe(options: argparse.Namespace) -> int:
+    """Probe a run."""
+    from fgbench.explain import ExplainerError
+    from fgbench.probing import probe
+    from fgbench.report.measures import show_probes
+
+    names = [name.strip() for name in options.explain.split(",") if name.strip()]
+    try:
+        show_probes(options.folder.name, probe(options.folder, names, options.steps))
+    except (ExplainerError, ValueError, RuntimeError) as error:
+        print(f"fgbench: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def run_tables(options: argparse.Namespace) -> int:
     """Print the comparison."""
     from fgbench.report.region_grouping_tables import show
@@ -413,6 +435,7 @@ VERBS = {
     "gallery": run_gallery,
     "leaderboard": run_leaderboard,
     "prepare": run_phase,
+    "probe": run_probe,
     "tables": run_tables,
     "test": run_phase,
     "weights": run_weights,

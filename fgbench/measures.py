@@ -11,13 +11,14 @@ from fgbench.metrics.consistency import PartConsistency
 from fgbench.metrics.energy_pointing import EnergyPointing
 from fgbench.metrics.masks import MaskedParts, MaskIoU
 
-Need = Literal["parts", "saliency", "landmarks", "boxes", "masks", "bound", "agnostic"]
+Need = Literal["parts", "saliency", "landmarks", "boxes", "masks", "bound", "agnostic", "classes"]
 MISSING: dict[Need, str] = {
     "parts": "the method has no parts",
     "saliency": "the method has no saliency",
     "landmarks": "the dataset has no landmarks",
     "boxes": "the dataset has no boxes",
     "masks": "the dataset has no masks of parts",
+    "classes": "the dataset asks for attributes, not for classes",
     "bound": "the method has no parts that belong to classes",
     "agnostic": "the method has parts that belong to classes only",
 }
@@ -47,8 +48,8 @@ MEASURES: dict[str, Measure] = {
     "energy_pointing_mask": Measure(("masks", "saliency")),
     "part_stability": Measure(("landmarks", "parts", "bound"), probe=True),
     "part_stability_agnostic": Measure(("landmarks", "parts", "agnostic"), probe=True),
-    "insertion": Measure(("saliency",), probe=True),
-    "deletion": Measure(("saliency",), "lower", probe=True),
+    "insertion": Measure(("classes", "saliency"), probe=True),
+    "deletion": Measure(("classes", "saliency"), "lower", probe=True),
     "sanity_rank": Measure(("saliency",), "lower", probe=True),
     "sanity_ssim": Measure(("saliency",), "lower", probe=True),
 }
@@ -71,6 +72,7 @@ def reasons(facts: Any, parts: int | None, bound: bool, saliency: bool = True) -
         "landmarks": bool(facts.landmark_names),
         "boxes": facts.has_boxes,
         "masks": bool(facts.mask_names),
+        "classes": facts.target == "class",
         "bound": bound,
         "agnostic": not bound,
     }

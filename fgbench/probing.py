@@ -1,0 +1,177 @@
+"""``fgbench probe``: what costs further forward passes, on the fixed subset of a finished run's test split.
+
+Stability under noise, insertion and deletion, and the sanity check, for the method's own evidence and that of
+explainers; floors are explainers too. Never a part of the test phase, and no result is changed: the numbers go to
+``probes.json``.
+
+May import: every room below it, pictures. Must not import: cli. Reads: a run's folder. Writes: ``probes.json`` there.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from fgbench import explaining, measures, pictures, run
+from fgbench.explain import Explained, floors, make_explainer
+from fgbench.explain.explainers import Explainer
+from fgbench.metrics import consistency, perturbation
+from fgbench.metrics.census import Census
+from fgbench.metrics.sanity import SanityCheck
+from fgbench.result import write_atomically
+from fgbench.scoring import DIGITS
+from fgbench.types import Batch, Output
+
+DEFAULT = ("own", "centre", "random_map")
+"""The method's own evidence and the floors."""
+
+
+def cascade(method: nn.Module, fresh: nn.Module) -> dict[str, nn.Module]:
+    """Copies of a method with fresh weights outside of its backbone, then from the last stage of it down to all.
+
+    Args:
+        method: trained; with ``backbone.stages``.
+        fresh: the same method, not trained.
+    """
+    stages = len(method.backbone.stages)  # type: ignore[arg-type, union-attr]
+    unlearned, found = fresh.state_dict(), {}
+    for first in range(stages, -1, -1):
+        kept = tuple(f"backbone.stages.{stage}." for stage in range(first))
+        state = {
+            name: value if name.startswith(kept) else unlearned[name] for name, value in method.state_dict().items()
+        }
+        network = copy.deepcopy(method)
+        network.load_state_dict(state)
+        found["head" if first == stages else f"stage{first}" if first else "all"] = network.eval()
+    return found
+
+
+class Probes(Callback):
+    """All probes over one loader of ``trainer.test``; ``numbers`` has them afterwards.
+
+    Args:
+        facts: of the dataset, see ``Scoring``.
+        shows: the method, or what explains it.
+        ids: the images that must be seen.
+        explainer: that is asked again of networks with fresh weights.
+        networks: the cascade, by level; empty for no sanity check.
+        seed: of the noise.
+        steps: of insertion and deletion.
+    """
+
+    def __init__(
+        self,
+        facts: Any,
+        shows: Any,
+        ids: Sequence[int],
+        explainer: Explainer,
+        networks: dict[str, nn.Module],
+        seed: int = 0,
+        steps: int = perturbation.STEPS,
+    ) -> None:
+        super().__init__()
+        self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
+        self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
+        self.parts, self.saliency = shows.parts, True
+        self.census, self.areas = Census(), perturbation.Perturbation()
+        self.stable = consistency.PartStability(self.bound, facts.landmark_frame == "box")
+        self.sanity = SanityCheck(tuple(networks) or ("all",))
+        self.numbers: dict[str, float] = {}
+        self.reasons: dict[str, str] = {}
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from nothing."""
+        for module in (self.census, self.areas, self.stable, self.sanity, *self.networks.values()):
+            module.to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Ask the network again."""
+        said: Output = outputs["output"]
+        self.census.update(batch.image_id)
+        self.saliency = said.saliency is not None
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            noisy = self._noisy(pl_module, batch) if self.parts and self.facts.landmark_names else None
+            curves = self._curves(pl_module, said, batch) if self.saliency and self.facts.target == "class" else None
+            index = said.logits.argmax(1)
+            maps = (
+                [self.explainer(net, batch, index).saliency for net in self.networks.values()] if self.saliency else []
+            )
+        with torch.autocast(batch.image_id.device.type, enabled=False):
+            if noisy is not None:
+                points = (
+                    floors.random_parts(batch, self.parts, self.seed),
+                    floors.random_parts(batch, self.parts, self.seed + 1),
+                )
+                self.stable.update(said, noisy, batch, points)
+            if curves is not None:
+                self.areas.update(curves)
+            if maps and said.saliency is not None:
+                self.sanity.update(said.saliency.float(), [one.float() for one in maps if one is not None])
+
+    def _noisy(self, module: Any, batch: Batch) -> Output:
+        image = batch.image + consistency.noise(batch.image, batch.image_id, self.seed)
+        output: Output = module.respond(batch._replace(image=image))
+        return output
+
+    def _curves(self, module: Any, said: Output, batch: Batch) -> Tensor:
+        method = module.method if isinstance(module, Explained) else module
+        saliency = torch.zeros_like(batch.image[:, 0, :1, :1]) if said.saliency is None else said.saliency.float()
+        rank = perturbation.ranks(saliency, *batch.image.shape[2:])
+        return perturbation.curves(
+            lambda image: method(image).logits, batch.image, said.logits.argmax(1), rank, self.steps
+        )
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reduce over the processes."""
+        self.census.check("probes'", self.ids)
+        found = {**self.stable.compute(), **self.areas.compute(), **self.sanity.compute()}
+        self.reasons = {
+            name: reason
+            for name, reason in measures.reasons(self.facts, self.parts, self.bound, self.saliency).items()
+            if name in measures.PROBED
+        }
+        self.numbers = {
+            name: round(float(value), DIGITS)
+            for name, value in found.items()
+            if not torch.isnan(value) and name.partition("/")[0] not in self.reasons
+        }
+
+
+def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = perturbation.STEPS) -> dict[str, Any]:
+    """Probe a finished run; adds to its ``probes.json`` and returns what that then holds, by explainer.
+
+    Raises:
+        RuntimeError: it was not trained to its end.
+        ExplainerError: there is no such explainer.
+    """
+    run.hush()
+    path = folder / "probes.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for name in explainers:
+        trained = pictures.load(folder, name)
+        tree, data = run.read_run(folder)["tree"], trained.data
+        rows = perturbation.subset(data.listing.rows("test"))
+        explainer = trained.shows.explainer if isinstance(trained.shows, Explained) else make_explainer(name)
+        networks = cascade(trained.method, explaining.fresh_network(tree))
+        probes = Probes(
+            data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps
+        )
+        trainer = run.make_trainer(tree, folder, [probes], None)
+        trainer.test(trained.shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+        known[name] = {"images": len(rows), "steps": steps, "numbers": probes.numbers, "reasons": probes.reasons}
+        if trainer.is_global_zero:
+            write_atomically(path, json.dumps(known, indent=1).encode())
+    return known
