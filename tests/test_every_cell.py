@@ -7,7 +7,7 @@ import pytest
 from fakes import FAKES
 
 import fgbench.data
-from fgbench import cells, config, run
+from fgbench import cells, config, measures, run
 from fgbench.cells import EXPERIMENTS, Cell, ConfigError
 from fgbench.methods import METHODS
 from fgbench.scoring import Scoring
@@ -85,6 +85,11 @@ def _check(report: dict, data: fgbench.data.BenchDataModule, method) -> None:
     assert data.landmark_frame or reasons["landmark_error"] == "the dataset has no landmarks"
     assert data.has_boxes or reasons["pointing_error"] == "the dataset has no boxes"
     assert all(value is None or math.isfinite(value) for value in numbers.values())
+    empty = {name for name in measures.PLAIN if name not in report["scores"]}
+    assert empty <= set(reasons)
+    saliency = "energy_pointing" in report["scores"] or "no saliency" not in reasons["energy_pointing"]
+    known = measures.reasons(data, method.parts, method.class_stages > 0, saliency)
+    assert {name for name in empty if not reasons[name].startswith("no image")} == set(known) & set(measures.PLAIN)
 
 
 def test_every_dataset_has_a_protocol_and_every_recipe_belongs_to_one():

@@ -1,0 +1,56 @@
+"""Print which metric of evidence each method has on each dataset, or why not: ``tools/evidence_matrix.py [--probes]``.
+
+No data and no training: what a dataset annotates stands in its class, what a method shows is asked of a tiny one.
+"""
+
+import argparse
+from types import SimpleNamespace
+
+import torch
+from rich.console import Console
+
+import fgbench.data
+from fgbench import cells, config, measures
+from fgbench.methods import METHODS
+from fgbench.report.measures import show_matrix
+
+SIDE = 96  # pixels of the one image that methods are asked about
+TINY = ["--method.init_args.backbone=resnet_nano", "--method.init_args.weights=null"]
+SAMPLERS = ["attention_backbone=resnet_nano", "attention_weights=null", "attention_size=64", "sampled=64"]
+MORE = {name: [f"--method.init_args.{one}" for one in SAMPLERS] for name in ("ssn", "tasn")}
+
+
+def shown_by(name: str) -> tuple[int | None, bool, bool]:
+    """Parts, whether they belong to classes, and whether there is a saliency."""
+    plan = config.resolve(cells.Cell(name, "toybirds", overrides=(*TINY, *MORE.get(name, []))))
+    method = config.instantiate(plan.tree)[1].eval()
+    with torch.no_grad():
+        output = method(method.normalise(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)))
+    return method.parts, method.class_stages > 0, output.saliency is not None
+
+
+def main() -> None:
+    """Print the matrix."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--probes", action="store_true", help="the columns of fgbench probe instead")
+    columns = measures.PROBED if parser.parse_args().probes else measures.PLAIN
+    rows = []
+    shown = {name: shown_by(name) for name in METHODS}
+    for dataset, class_name in fgbench.data.DATASETS.items():
+        kind = getattr(fgbench.data, class_name)
+        facts = SimpleNamespace(
+            landmark_names=("landmark",) * (kind.card.landmarks or 0), has_boxes=kind.has_boxes,
+            mask_names=kind.mask_names, target=kind.target,
+        )  # fmt: skip
+        for name, (parts, bound, saliency) in shown.items():
+            if kind.target in METHODS[name].undefined_for:
+                undefined = f"the method is not defined: {METHODS[name].undefined_for[kind.target]}"
+                cell = dict.fromkeys(columns, undefined)
+            else:
+                cell = {**dict.fromkeys(columns, "✓"), **measures.reasons(facts, parts, bound, saliency)}
+            rows.append((dataset, name, cell))
+    show_matrix(rows, columns, Console(width=250))
+
+
+if __name__ == "__main__":
+    main()
