@@ -17,7 +17,10 @@ from fgbench.report.measures import show_matrix
 SIDE = 96  # pixels of the one image that methods are asked about
 TINY = ["--method.init_args.backbone=resnet_nano", "--method.init_args.weights=null"]
 SAMPLERS = ["attention_backbone=resnet_nano", "attention_weights=null", "attention_size=64", "sampled=64"]
-MORE = {name: [f"--method.init_args.{one}" for one in SAMPLERS] for name in ("ssn", "tasn")}
+PATCHES = ["local_backbone=null", "local_weights=null", "hidden=16", "patch_size=32"]
+REGIONS = ["regions=20", "parts_per_class=2", "inner_epochs=1", "mini_batch=null", "tap=null"]
+OF_METHOD = {"ssn": SAMPLERS, "tasn": SAMPLERS, "focus_longer": PATCHES, "dpnet": REGIONS}
+MORE = {name: [f"--method.init_args.{one}" for one in tiny] for name, tiny in OF_METHOD.items()}
 
 
 def shown_by(name: str) -> tuple[int | None, bool, bool]:

@@ -42,6 +42,7 @@ def make_batch(
         visible=visible,
         frame=identity if frame is None else frame,
         prepared=torch.zeros(size, 0),
+        mask=torch.zeros(size, 0),
     )
 
 
