@@ -20,7 +20,7 @@ endif
 FGBENCH := @$(PYTHON) -m fgbench
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench explain gallery tables data data-prepare data-check test check format leaderboard benchmarks clean
+.PHONY: help install bench explain gallery tables data data-prepare data-check test check format leaderboard report wandb-sync benchmarks clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,12 @@ tables: install  ## the paper's comparison of explanations beside measured rows
 
 leaderboard: install  ## rebuild the tables; ARGS=show, compare A B, verify, merge FOLDER, export
 	$(FGBENCH) leaderboard $(ARGS)
+
+report: install  ## leaderboard/report.html, one file to read; WANDB=1: reports on W&B instead
+	$(FGBENCH) report $(if $(WANDB),--wandb) $(ARGS)
+
+wandb-sync: install  ## upload the runs that were logged offline
+	$(FGBENCH) wandb sync $(ARGS)
 
 benchmarks: install  ## measure speed and memory, as ratios within one run
 	@for file in benchmarks/*.py; do $(PYTHON) $$file || exit 1; done

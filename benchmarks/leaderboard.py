@@ -1,4 +1,4 @@
-"""What the leaderboard costs: a rebuild from many results, a comparison on many predictions, an audit of one row.
+"""What the leaderboard costs: a rebuild and the page of many results, a comparison of many predictions, an audit.
 
 ``python benchmarks/leaderboard.py [--results 10000] [--predictions 100000] [--draws 10000]``; CPU seconds of one
 process beside wall time, so that a busy machine shows.
@@ -16,7 +16,8 @@ import numpy as np
 from fgbench import leaderboard, statistics
 from fgbench.leaderboard import audit, comparison, files
 from fgbench.predictions import PredictionsWriter
-from fgbench.result import digest, read_result, to_json
+from fgbench.report import page
+from fgbench.result import digest, read_result, to_json, write_atomically
 
 COMMITTED = Path(__file__).parents[1] / "leaderboard"
 
@@ -89,7 +90,14 @@ def main() -> None:
         timed(f"read {options.results:,} results", lambda: leaderboard.read_results(folder), 10)
         results = leaderboard.read_results(folder).results
         timed(f"tables of {options.results:,} results", lambda: files.derived(folder, results), 10)
-        timed(f"rebuild from {options.results:,} results", lambda: leaderboard.rebuild(folder), 10)
+        timed(f"page of {options.results:,} results", lambda: page.render(results, folder, folder), 10)
+
+        def everything() -> None:
+            read = leaderboard.rebuild(folder)
+            write_atomically(folder / "report.html", page.render(read.results, folder, folder).encode())
+
+        timed(f"rebuild and page from {options.results:,} results", everything, 10)
+        print(f"the page takes {(folder / 'report.html').stat().st_size / 1e6:.1f} MB")
     timed("audit of the committed rows", lambda: audit.verify(COMMITTED), 10)
 
 

@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     results = "the results: rebuild their tables, show, compare, verify, merge or export them"
     add_board(verbs.add_parser("leaderboard", help=results, description=f"{results[0].upper()}{results[1:]}."))
+    add_report(verbs)
     return parser
 
 
@@ -136,6 +137,28 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     tables.add_argument("paper", choices=("region_grouping",), help="Tables 2, 4 and 6 of Huang & Li, CVPR 2020")
     tables.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
     tables.add_argument("--dataset", help="print one table of all of it, measured on this dataset, instead")
+
+
+def add_report(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """``fgbench report`` and ``fgbench wandb sync``."""
+    report = verbs.add_parser("report", help="the leaderboard as one HTML page, or as W&B reports")
+    report.add_argument("--folder", type=Path, default=Path("leaderboard"), help="default: %(default)s")
+    report.add_argument("--output", type=Path, help="default: report.html in the leaderboard's folder")
+    report.add_argument("--runs", type=Path, default=Path("runs"), help="for pictures; default: %(default)s")
+    report.add_argument(
+        "--pictures-mb", type=float, default=6.0, metavar="MB", help="that they may take; default: %(default)s"
+    )
+    report.add_argument("--wandb", action="store_true", help="save W&B reports instead: one per dataset, one of all")
+    report.add_argument("--entity", default="", help="of the W&B project; default: WANDB_ENTITY, or who is logged in")
+    report.add_argument("--project", default="", help="default: WANDB_PROJECT, or fgbench")
+    report.add_argument("--dry-run", action="store_true", help="build and check the W&B reports; needs no account")
+
+    account = verbs.add_parser("wandb", help="upload what runs logged offline")
+    actions = account.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sync = actions.add_parser("sync", help="give W&B what it does not have yet; the phases of a run become one run")
+    sync.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="runs/<dataset>/<name>; default: all")
+    sync.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")
+    sync.add_argument("--dry-run", action="store_true", help="say what would be uploaded; needs no account")
 
 
 def add_data(data: argparse.ArgumentParser) -> None:
@@ -425,6 +448,20 @@ def run_leaderboard(options: argparse.Namespace) -> int:
     return board.run(options)
 
 
+def run_report(options: argparse.Namespace) -> int:
+    """Write the page, or the W&B reports."""
+    from fgbench import reporting
+
+    return reporting.report(options)
+
+
+def run_wandb(options: argparse.Namespace) -> int:
+    """Upload offline runs."""
+    from fgbench.report import wandb_sync
+
+    return wandb_sync.sync(wandb_sync.waiting(options.runs, options.folders), options.dry_run)
+
+
 VERBS = {
     "bench": run_bench,
     "data": run_data,
@@ -437,6 +474,8 @@ VERBS = {
     "prepare": run_phase,
     "probe": run_probe,
     "tables": run_tables,
+    "report": run_report,
     "test": run_phase,
+    "wandb": run_wandb,
     "weights": run_weights,
 }

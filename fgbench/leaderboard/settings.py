@@ -103,8 +103,7 @@ class Entry:
 
     def mean(self, name: str) -> float | None:
         """Of a column."""
-        found = self.summary(name)
-        return found.mean if found else None
+        return _plain_mean(self, name)
 
     def cell(self, name: str, digits: int = 2) -> str:
         """Mean over the seeds, with the standard deviation where they differ; empty if it does not apply.

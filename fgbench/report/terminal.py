@@ -116,15 +116,24 @@ def find_published(result: Result, papers: pd.DataFrame, metrics: Sequence[str])
     """
     if not metrics or papers.empty or result.classes != leaderboard.FULL_CLASSES.get(result.dataset):
         return None
-    variant = result.variant if result.explainer == "own" else PRINTED.get(result.explainer, result.explainer)
+    variant = printed_variant(result)
     rows: list[dict[str, str]] = [
         {str(name): value for name, value in row.items()}
         for row in papers[papers["dataset"] == result.dataset].to_dict("records")
         if (row["method_file"], row["variant"], row["subset"]) == (result.method, variant, "")
-        and row["metric"] in metrics
     ]
+    return nearest_published(result, rows, metrics)
+
+
+def printed_variant(result: Result) -> str:
+    """What the papers' table calls the variant: of an explained row the explainer."""
+    return result.variant if result.explainer == "own" else PRINTED.get(result.explainer, result.explainer)
+
+
+def nearest_published(result: Result, rows: Sequence[dict[str, str]], metrics: Sequence[str]) -> dict[str, str] | None:
+    """Of the papers' numbers of a method on a dataset: its own paper's and the nearest setting's."""
     return max(
-        rows,
+        (row for row in rows if row["metric"] in metrics),
         key=lambda row: (
             row["backbone"] == result.backbone,
             row["resolution"] == str(result.resolution),

@@ -1,14 +1,13 @@
 """Weights & Biases: the only file that imports it. Offline without an account, and never the reason why a run fails.
 
-All phases of a run log under one run id, made from dataset, method, digest and seed; ``wandb sync`` with the folders
-``<run folder>/wandb/offline-run-*`` uploads what was logged offline, joined into that run.
+All phases of a run log under one run id, made from dataset, method, digest and seed. In the project it stands in the
+group ``<dataset>/<method>``, in that by its job type, ``seed <n>``. ``fgbench wandb sync`` uploads what was logged
+offline, the phases joined into their run.
 """
 
 import functools
-import netrc
 import os
 import re
-import urllib.parse
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +20,9 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fgbench.report.account import PROJECT, choose_mode
 from fgbench.report.figures import Example, part_overlay, saliency_overlay
 from fgbench.result import Result, columns
-
-PROJECT = "fgbench"
 
 
 def make_logger(
@@ -60,6 +58,7 @@ def make_logger(
     for name, place in {"WANDB_DATA_DIR": "data", "WANDB_CACHE_DIR": "cache"}.items():
         os.environ.setdefault(name, str(files / place))
     full_name = f"{method}.{variant}" if variant else method
+    cell = {"dataset": dataset, "method_name": full_name, "seed": seed}  # what reports filter and group by
     return RunLogger(
         name=f"{full_name} on {dataset}, seed {seed}",
         save_dir=folder.absolute(),
@@ -67,32 +66,15 @@ def make_logger(
         id=run_id(dataset, method, variant, digest, seed),
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         group=f"{dataset}/{full_name}",
+        job_type=f"seed {seed}",
         tags=[text for text in (dataset, method, variant, track, f"seed {seed}") if text],
-        config=dict(config or {}),
+        config={**(config or {}), **cell, "config_digest": digest},
         resume="allow",
         # no capture of the terminal, no look at the code, no wait of minutes where there is no network
         settings=wandb.Settings(
             console="off", silent=mode != "online", disable_git=True, disable_code=True, init_timeout=30
         ),
     )
-
-
-def choose_mode(environ: Mapping[str, str]) -> str:
-    """WANDB_MODE if it is set; else ``online`` for a user who is logged in, ``offline`` for anybody else."""
-    if mode := environ.get("WANDB_MODE", ""):
-        return mode
-    if environ.get("WANDB_API_KEY"):
-        return "online"
-    home = Path(environ.get("HOME", "~")).expanduser()
-    files = [Path(environ["NETRC"])] if "NETRC" in environ else [home / ".netrc", home / "_netrc"]
-    host = urllib.parse.urlparse(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    for path in files:
-        try:
-            if netrc.netrc(path).hosts.get(host):
-                return "online"
-        except (OSError, netrc.NetrcParseError):
-            continue
-    return "offline"
 
 
 def run_id(dataset: str, method: str, variant: str, digest: str, seed: int) -> str:

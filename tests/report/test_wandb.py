@@ -135,7 +135,9 @@ def test_an_offline_run_holds_everything(offline: Path) -> None:
         assert run["run"]["run_id"] == RUN_ID
         assert run["run"]["run_group"] == "toybirds/region_grouping.no_prior"
         assert {"toybirds", "region_grouping", "no_prior", "seed 3"} <= set(run["run"]["tags"])
+        assert run["run"]["job_type"] == "seed 3"  # in its group, a person finds the seed
         assert run["config"]["optim"] == {"lr": 0.1}
+        assert (run["config"]["dataset"], run["config"]["method_name"]) == ("toybirds", "region_grouping.no_prior")
     losses = [entry["train/loss"] for entry in training["history"] if "train/loss" in entry]
     rates = [entry["lr-SGD"] for entry in training["history"] if "lr-SGD" in entry]
     assert len(losses) == 8
