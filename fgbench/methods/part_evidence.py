@@ -47,7 +47,7 @@ class PartEvidence(TrainingRegions):
 
     def class_shares(self) -> Float[Tensor, "k p"]:
         """Mean of v_cp b_p over the training images of each class."""
-        return self.classifier.weight.float() * self.class_bag
+        return self.classifier.weight.detach().float() * self.class_bag
 
     def top(self, bag: Float[Tensor, "b p"], index: Int[Tensor, " b"]) -> Int[Tensor, "b n"]:
         """The parts that matter most to a class, the first one first."""
