@@ -61,7 +61,7 @@ def assignment_balance(
     used = _over_assignments(parts, regions, temperature, lambda logarithm: logarithm.exp().sum((0, 1)))
     with torch.autocast(parts.device.type, enabled=False):
         share = gather((used / (len(regions.cells) * regions.number))[None]).mean(0)
-        uneven = math.log(len(parts)) + torch.special.xlogy(share, share).sum()
+        uneven: Tensor = math.log(len(parts)) + torch.special.xlogy(share, share).sum()
     return uneven / (1 if scale == "printed" else math.log(max(2, len(parts))))
 
 

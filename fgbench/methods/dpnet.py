@@ -171,7 +171,8 @@ class DPNet(Chunks, PartEvidence):
         if min(perp, self.assign, self.balance, specific) < 0 or temperature <= 0 or not 0 < area[0] < area[1] <= 1:
             raise ValueError(
                 f"perp={perp}, assign={self.assign}, balance={self.balance}, specific={specific}, "
-                f"temperature={temperature}, area={area}: weights are at least 0, the temperature above 0, the area two ascending shares of the map above 0"
+                f"temperature={temperature}, area={area}: weights are at least 0, the temperature above 0, the area "
+                "two ascending shares of the map above 0"
             )
         self.tap = (tap or "pool5") if backbone.startswith("vgg") else "last"
         self.store, self.head, self.per_class = store, head, parts_per_class
