@@ -4,10 +4,13 @@ On toybirds, where every species differs from its nearest neighbour in one part,
 
     python benchmarks/dpnet_parts.py runs/toybirds/dpnet.<digest>.s0
 
-For each test image: of the parts of the predicted class that matter most (d(p, c)) the one with the largest
-contribution v_cp b_p here, its best region, and whether that region touches, or covers half of the visible pixels of, a
-part in which the true species differs from one at distance one in the catalogue; beside it the same for a random region
-of the image, and how large both are. Images in which those parts are hidden do not count.
+For each test image, whether it is classified rightly or not: the part of the predicted class with the largest d(p, c),
+and its best region; and the most discriminative region, of the part that adds most here (v_cp b_p) among those that
+matter most. A telling part is one in which the true species
+differs from a species at distance one in the catalogue; a species may have up to three. *Covered* means that at least
+half of the visible pixels of one telling part lie in the region; *touched* that one pixel does. A region that is large
+covers by chance, so the same is said of a random region, of the same size at a random place, and of the centre of the
+region alone (it lies on a telling part). Images in which no telling part can be seen do not count.
 """
 
 import json
@@ -27,42 +30,49 @@ def main(folder: Path) -> None:
     run.load_weights(method, folder / "checkpoints" / "last.ckpt")
     prepare.attach(data, method)
     method.eval()
-    differs = distinguishing(data)
-    covered, shares, correct = [], [], []
+    differs, random = distinguishing(data), np.random.default_rng(0)
+    covered, shares, correct, classes, centred = [], [], [], [], []
     for batch in data.test_dataloader():
         with torch.no_grad():
-            regions, predicted, places = best_regions(method, batch)
+            found = method.look(batch)
+            first = top_regions(method, batch, found["predicted"])
         for image, row in enumerate(data.rows_of(batch.image_id.numpy()).tolist()):
             mask = data.part_mask(row)
-            scale = np.array([*mask.shape, *mask.shape])
-            boxes = [(place[image].numpy() * scale).round().astype(int) for place in (regions, places)]
             parts = [mask == value for value in differs[int(batch.target[image])] if (mask == value).any()]
             if not parts:
                 continue
+            sides = np.array([*mask.shape, *mask.shape])
+            both = [(place[image].numpy() * sides).round().astype(int) for place in (first, found["box"])]
+            box = both[0]
+            tall, wide = box[2] - box[0], box[3] - box[1]
+            y, x = random.integers(sides[0] - tall + 1), random.integers(sides[1] - wide + 1)
+            boxes = [*both, (y, x, y + tall, x + wide)]
             covered.append([max(part[y0:y1, x0:x1].sum() / part.sum() for part in parts) for y0, x0, y1, x1 in boxes])
-            shares.append([(y1 - y0) * (x1 - x0) / mask.size for y0, x0, y1, x1 in boxes])
-            correct.append(bool(predicted[image] == batch.target[image]))
-    found, area = np.array(covered), np.mean(shares, axis=0)
-    print(f"{len(found)} images, accuracy {100 * np.mean(correct):.1f} %. A part that tells the species is")
-    for column, name in enumerate(("the top region of the top part", "a random region")):
-        touched, half = (found[:, column] > 0).mean(), (found[:, column] >= 0.5).mean()
-        print(
-            f"  touched by {name} in {100 * touched:.1f} %, covered by half or more in {100 * half:.1f} % of the "
-            f"images; it is {100 * area[column]:.1f} % of the image"
-        )
+            centred.append(any(part[(box[0] + box[2]) // 2, (box[1] + box[3]) // 2] for part in parts))
+            shares.append(tall * wide / mask.size)
+            classes.append(int(batch.target[image]))
+            correct.append(int(found["predicted"][image]) == classes[-1])
+    table = np.array(covered)
+    print(f"{len(table)} images, accuracy {100 * np.mean(correct):.1f} %, region {100 * np.mean(shares):.1f} % of the "
+          f"image, its centre on a telling part in {100 * np.mean(centred):.1f} %")  # fmt: skip
+    for column, name in enumerate(
+        ("the top region of the top part", "the most discriminative region", "a random place")
+    ):
+        touched, half = (table[:, column] > 0).mean(), (table[:, column] >= 0.5).mean()
+        print(f"  a telling part is covered by {name} in {100 * half:.1f} %, touched in {100 * touched:.1f} %")
+    for index, name in enumerate(data.label_names):
+        half = (table[np.array(classes) == index, 0] >= 0.5).mean()
+        print(f"  {name}: covered in {100 * half:.1f} %")
 
 
-def best_regions(method, batch):
-    """Shares of the input, ``y0 x0 y1 x1``, of each image's best region and of a random one; and the predictions."""
+def top_regions(method, batch, index):
+    """The best region of the part with the largest d(p, c): ``b 4``, ``y0 x0 y1 x1`` as shares of the input's sides."""
     maps = method.maps(batch)
-    bag, _, index = method.bag(method.areas(maps, batch.image_id))
-    predicted = method.classifier(bag).argmax(1)
-    most = method.importance(bag, predicted).topk(method.top_parts, dim=1).indices
-    part = most.gather(1, method.contributions(bag, predicted).gather(1, most).argmax(1, keepdim=True))
+    bag, _, places = method.bag(method.areas(maps, batch.image_id))
+    part = method.importance(bag, index).argmax(1, keepdim=True)
     size = (maps.shape[2], maps.shape[3])
-    boxes = method.boxes(batch.image_id, size) / torch.tensor([*size, *size])
-    images = torch.arange(len(maps))
-    return boxes[images, index.gather(1, part)[:, 0]], predicted, boxes[images, 0]
+    boxes = method.boxes(batch.image_id, size).expand(len(maps), -1, -1)
+    return boxes[torch.arange(len(maps)), places.gather(1, part)[:, 0]] / torch.tensor([*size, *size])
 
 
 def distinguishing(data) -> list[list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgbench import drawing
 from fgbench.result import ResultError
 
 if TYPE_CHECKING:
@@ -90,15 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     ensemble = verbs.add_parser("ensemble", help="what finished runs say together: the mean of their probabilities")
     ensemble.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="runs/<dataset>/<name>, two or more")
     ensemble.add_argument("--output", type=Path, help="a JSON file to write it to, too")
-    figure = verbs.add_parser("figure", help="draw what several runs say together")
-    kinds = figure.add_subparsers(dest="action", required=True, metavar="KIND")
-    curves = kinds.add_parser("curves", help="accuracy after each epoch, of runs that validated")
-    curves.add_argument("results", type=Path, nargs="+", help="result files: leaderboard/results/<dataset>/<name>.json")
-    channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
-    channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
-    channels.add_argument("after", type=Path, help="run folder of the method itself")
-    for kind in (curves, channels):
-        kind.add_argument("--output", type=Path, required=True, help="the PNG file")
+    drawing.add(verbs.add_parser("figure", help="draw what several runs say together"))
 
     results = "the results: rebuild their tables, show, compare, verify, merge or export them"
     add_board(verbs.add_parser("leaderboard", help=results, description=f"{results[0].upper()}{results[1:]}."))
@@ -416,31 +409,6 @@ def check_data(data: "BenchDataModule", threads: int) -> int:
     return 0 if report.is_good else 1
 
 
-def run_figure(options: argparse.Namespace) -> int:
-    """Draw curves of results, or channels of two runs."""
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if options.action == "channels":
-            import torch
-
-            from fgbench.pictures import compare_channels
-
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            compare_channels(options.before, options.after, options.output, device)
-        else:
-            from fgbench.report.channel_figures import write_curves
-            from fgbench.result import read_result
-
-            results = [read_result(path) for path in options.results]
-            curves = {result.name: result.history.get("val_accuracy", []) for result in results}
-            write_curves(options.output, {name: curve for name, curve in curves.items() if curve})
-    except (ValueError, RuntimeError) as error:
-        print(f"fgbench: {error}", file=sys.stderr)
-        return 1
-    print(options.output)
-    return 0
-
-
 def run_leaderboard(options: argparse.Namespace) -> int:
     """Rebuild the tables, or look at them."""
     from fgbench import board
@@ -466,7 +434,7 @@ VERBS = {
     "bench": run_bench,
     "data": run_data,
     "explain": run_explain,
-    "figure": run_figure,
+    "figure": drawing.run,
     "fit": run_phase,
     "ensemble": run_ensemble,
     "gallery": run_gallery,

@@ -124,6 +124,8 @@ def fit(folder: Path, run: dict[str, Any]) -> None:
     trainer = make_trainer(tree, folder, callbacks, logger)
     if trainer.world_size > 1:
         convert_sync_batchnorm(method, cuda=trainer.strategy.root_device.type == "cuda")
+    if not method.automatic_optimization:  # Lightning refuses to clip what it does not step
+        method.gradient_clip, trainer.gradient_clip_val = trainer.gradient_clip_val, None
     resume = find_checkpoint(checkpoints / "last.ckpt")
     trainer.fit(method, datamodule=data, ckpt_path=resume, weights_only=True)
     if not (checkpoints / "last.ckpt").exists():  # zero epochs

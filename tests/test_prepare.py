@@ -10,6 +10,8 @@ from fgbench import config, prepare, run
 from fgbench.cells import Cell
 from fgbench.data import ToyBirds, View
 from fgbench.data import dataset as datasets
+from fgbench.data.resident import fits
+from fgbench.data.text import DataError
 from fgbench.methods import Baseline, Optim, Preparation
 from fgbench.stores import StoreError, StoreReader
 
@@ -70,6 +72,54 @@ def test_loaders_hand_rows_on_and_decode_no_image(root, monkeypatch):
         assert batch.image.untyped_storage().nbytes() == 1
         np.testing.assert_array_equal(batch.frame.numpy()[:, 0], 1)  # not flipped: training sees the test view
         assert method.on_after_batch_transfer(batch, 0).image.dtype == torch.uint8  # nor normalised
+
+
+def test_rows_on_the_device_are_those_on_disk_and_blank_images_stay_blank(root):
+    data, method = make(root, cache="device")
+    reader = fill(data, method, root)
+    prepare.attach(data, method)
+    seen = []
+
+    class Seeing(Frozen):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch)
+            return super().training_step(batch._replace(image=batch.image.float()), batch_idx)
+
+        def loss(self, batch):
+            loss, terms = super().loss(batch._replace(prepared=torch.zeros(len(batch.image), 0)))
+            return loss, terms
+
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        limit_val_batches=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(Seeing(3, "class", Optim(), backbone="resnet_nano", weights=None), datamodule=data)
+    raw = next(iter(data.train_dataloader()))
+    assert raw.prepared.shape == (6,)  # one number for each image travels
+    assert raw.prepared.dtype == torch.int64
+    assert sum(len(batch.image) for batch in seen) == 18
+    for batch in seen:
+        rows = data.rows_of(batch.image_id.numpy()).tolist()
+        np.testing.assert_array_equal(batch.prepared.numpy(), np.stack([reader.read(row) for row in rows]))
+        assert batch.image.shape == (6, 3, 48, 48)
+        assert batch.image.untyped_storage().nbytes() == 1
+    assert next(iter(data.test_dataloader())).prepared.ndim == 4  # of other splits they come from the disk
+
+
+def test_rows_lie_on_the_device_where_that_is_asked_for_or_a_gpu_has_room(root, monkeypatch):
+    data, method = make(root)
+    reader = fill(data, method, root)
+    need = 18 * reader.row_bytes
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    free = [10 * need]
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free[0], 0))
+    monkeypatch.setattr("fgbench.data.resident.free_memory", lambda: free[0])
+    assert [fits(reader, 18, device, asked, "toys") for device in (cpu, gpu) for asked in (False, True)] == [0, 1, 1, 1]
+    free[0] = need + 1
+    assert [fits(reader, 18, gpu, asked, "toys") for asked in (False, True)] == [False, True]
+    free[0] = need - 1
+    with pytest.raises(DataError, match=r"toys: cache: device needs .* GB on cuda:0 for the prepared rows of 18"):
+        fits(reader, 18, gpu, True, "toys")
 
 
 def test_annotations_do_not_depend_on_whether_pixels_are_read(root):

@@ -13,16 +13,18 @@ import torch
 from jaxtyping import Int, UInt8
 from lightning import LightningDataModule
 from numpy import ndarray
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from fgbench.data.archives import Archive
 from fgbench.data.cache import PixelCache, free_memory
 from fgbench.data.card import Card
 from fgbench.data.listing import Listing, Split, in_frame
+from fgbench.data.resident import Places, fits, load_rows
 from fgbench.data.samplers import EvalBatches, Key, TrainBatches
 from fgbench.data.text import DataError
 from fgbench.data.view import View
-from fgbench.types import Batch, Target
+from fgbench.types import NOTHING, Batch, Target
 
 if TYPE_CHECKING:
     from fgbench.data.dataset import ImageDataset
@@ -51,7 +53,8 @@ class BenchDataModule(LightningDataModule):
         root: folder of all datasets; None means ``data``. Changes no number.
         workers: loader processes per training process. Changes no number.
         cache: ``ram`` keeps resized images in memory, shared by the workers of a process; ``device`` keeps those of the
-            training split on the device that trains and augments them there. Changes no number.
+            training split on the device that trains and augments them there, or the prepared rows that replace them
+            (which a GPU with room for twice as much keeps unasked). Changes no number.
     """
 
     card: ClassVar[Card]
@@ -110,6 +113,7 @@ class BenchDataModule(LightningDataModule):
         self._resident: DeviceImages | None = None
         self._free: int | None = None  # bytes for caches, once there is one
         self._prepared: StoreReader | None = None
+        self._resident_rows: Tensor | None = None
         self._replaces = False
 
     def read(self) -> Listing:
@@ -286,9 +290,17 @@ class BenchDataModule(LightningDataModule):
             # a resumed run starts its worker processes before Lightning calls set_epoch, and they read ahead at once
             batches.set_epoch(self.trainer.current_epoch)
         if self._replaces:
-            return self._loader(self.dataset(self.test_view), batches)
+            return self._loader(self.dataset(self.test_view), batches, self._placed())
         places = self._places() if self.cache == "device" else None
         return self._loader(self.dataset(self.train_view, cached="train", places=places), batches)
+
+    def _placed(self) -> Places | None:
+        """Places of prepared rows, if they are to lie on the device that trains; each process has its own copy."""
+        if self._prepared is None or self.trainer is None:
+            return None
+        rows, device = self.listing.rows("train"), self.trainer.strategy.root_device
+        there = fits(self._prepared, len(rows), device, self.cache == "device", str(self.name))
+        return Places(rows, len(self.listing.names)) if there else None
 
     def _places(self) -> Int[ndarray, " n"]:
         from fgbench.data.device import places_of
@@ -298,8 +310,18 @@ class BenchDataModule(LightningDataModule):
         return places_of(rows, shapes, len(self.listing.names), str(self.name))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """As Lightning does; pixels that are on the device already are cut out there."""
+        """As Lightning does; what is on the device already is taken there, and a shape without pixels stays one."""
+        image, blank = batch.image, not any(batch.image.stride())
+        if blank:
+            batch = batch._replace(image=NOTHING)
         batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if blank:
+            batch = batch._replace(image=torch.zeros(1, dtype=image.dtype, device=device).expand(image.shape))
+        if batch.prepared.ndim == 1 and self._prepared is not None:
+            if self._resident_rows is None:
+                rows = self.listing.rows("train")
+                self._resident_rows = load_rows(self._prepared, rows, device, str(self.name))
+            batch = batch._replace(prepared=self._resident_rows[batch.prepared])
         if batch.image.ndim != 2:
             return batch
         if self._resident is None:
@@ -403,17 +425,20 @@ class BenchDataModule(LightningDataModule):
         """Some images once, shared exactly among the processes; for a view that gives all of them one shape."""
         return self._loader(self.dataset(view), EvalBatches(rows, self.eval_batch_size))
 
-    def _loader(self, dataset: "ImageDataset", batches: Sampler[list[Key]]) -> DataLoader[Batch]:
+    def _loader(
+        self, dataset: "ImageDataset", batches: Sampler[list[Key]], placed: Places | None = None
+    ) -> DataLoader[Batch]:
         from fgbench.data.dataset import collate
 
-        if self._prepared is not None and (dataset.view == self.test_view or not self._replaces):
-            dataset = dataset.with_rows(self._prepared, self._replaces)
+        has_rows = self._prepared is not None and (dataset.view == self.test_view or not self._replaces)
+        if self._prepared is not None and has_rows:
+            dataset = dataset.with_rows(placed or self._prepared, self._replaces)
         return DataLoader(
             dataset,
             batch_sampler=batches,
             num_workers=self.workers,
             collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and not (has_rows and self._replaces),  # would fill in blank pixels
             persistent_workers=self.workers > 0,
         )
 

@@ -25,9 +25,9 @@ from fgbench.data.cache import PixelCache
 from fgbench.data.device import pack_choices
 from fgbench.data.images import read_image, read_mask
 from fgbench.data.listing import Listing
+from fgbench.data.resident import Rows
 from fgbench.data.samplers import Key
 from fgbench.data.view import View
-from fgbench.stores import StoreReader
 from fgbench.types import NOTHING, Batch
 
 
@@ -62,14 +62,14 @@ class ImageDataset(Dataset[Batch]):
         self._sizes, self._stored = listing.sizes, listing.stored_sizes()
         self._folder, self._augment = os.fspath(listing.folder), Augment(view)
         self._mirror = np.array(mirror_order(listing.landmark_names), np.int64)
-        self._rows: StoreReader | None = None
+        self._rows: Rows | None = None
         self._replaces = False
         self._masks: Path | None = None
 
     def __len__(self) -> int:
         return len(self.listing.names)
 
-    def with_rows(self, rows: StoreReader, replaces_image: bool) -> "ImageDataset":
+    def with_rows(self, rows: Rows, replaces_image: bool) -> "ImageDataset":
         """The same images, each with what a frozen network said of it; where that replaces it, no file is read."""
         found = copy(self)
         found._rows, found._replaces = rows, replaces_image

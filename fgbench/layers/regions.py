@@ -231,20 +231,38 @@ class _MaxScores(torch.autograd.Function):
                 for start in range(0, len(cells), step)
             ]
             values, index = torch.cat([value for value, _ in found]), torch.cat([place for _, place in found])
-        ctx.save_for_backward(cells, boxes, index)
+        ctx.save_for_backward(cells, boxes, index, parts)
         ctx.size = size
         ctx.mark_non_differentiable(index)
         return values, index
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
-        cells, boxes, index = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        cells, boxes, index, parts = ctx.saved_tensors
+        of_cells = _gradient_of_cells(grad, parts, cells, boxes, index, ctx.size) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, of_cells, None, None
         features = Regions(cells, boxes, ctx.size).features()
         images, count = features.shape[:2]
         rows = index + count * torch.arange(images, device=index.device)[:, None]
         weights = grad.to(features.dtype).T.contiguous()
         found = embedding_bag(rows.T.contiguous(), features.flatten(0, 1), mode="sum", per_sample_weights=weights)
-        return found.to(grad.dtype), None, None, None
+        return found.to(grad.dtype), of_cells, None, None
+
+
+def _gradient_of_cells(
+    grad: Tensor, parts: Tensor, cells: Tensor, boxes: Tensor | None, index: Tensor, size: tuple[int, int]
+) -> Float[Tensor, "b n d"]:
+    """For explainers, who ask what a map's cells do; training has a frozen map and never comes here."""
+    count = cells.shape[1] if boxes is None else boxes.shape[1]
+    wanted = grad.new_zeros(len(cells), count, parts.shape[1])
+    for image in range(len(cells)):  # b p d at once would be large
+        wanted[image].index_add_(0, index[image], grad[image][:, None] * parts.to(grad.dtype))
+    if boxes is None:
+        return wanted.to(cells.dtype)
+    masks = cell_masks(boxes, size)
+    found: Tensor = (masks / masks.sum(2, keepdim=True)).mT @ wanted.float()
+    return found.to(cells.dtype)
 
 
 def _largest_of_pooled(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[Tensor, Tensor]:
@@ -274,13 +292,17 @@ def _largest_of_pooled(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[T
 
 
 def max_scores(parts: Float[Tensor, "p d"], regions: Regions) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b p"]]:
-    """Each part's largest score over the regions of an image, and which region has it; gradients to the parts only."""
+    """Each part's largest score over the regions of an image, and which region has it."""
     values, index = _MaxScores.apply(parts, *regions)  # type: ignore[no-untyped-call]
     return values, index
 
 
 def paint(
-    parts: Float[Tensor, "i p d"], regions: Regions, top: int, weights: Float[Tensor, "b p"] | None = None
+    parts: Float[Tensor, "i p d"],
+    regions: Regions,
+    top: int,
+    weights: Float[Tensor, "b p"] | None = None,
+    lengths: Float[Tensor, "b r"] | None = None,
 ) -> Float[Tensor, "b p n"]:
     """For each part its best regions on the cells, each weighing its positive score (times the part's weight).
 
@@ -289,11 +311,14 @@ def paint(
         regions: of maps (not of regions' features).
         top: regions per part.
         weights: of the parts; negative ones count as zero.
+        lengths: of the regions' means, to divide the scores by; None leaves them as they are.
     """
     if regions.boxes is None:
         raise ValueError("regions without cells cannot be painted")
     on_cells = regions.cells @ parts.mT.to(regions.cells.dtype)
     scores = pool(on_cells, regions.boxes, regions.size).transpose(1, 2)  # b p r
+    if lengths is not None:
+        scores = scores / lengths[:, None]
     best = scores.topk(min(top, scores.shape[2]), dim=2)
     chosen = torch.zeros_like(scores).scatter(2, best.indices, best.values.relu())
     if weights is not None:

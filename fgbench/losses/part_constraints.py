@@ -5,6 +5,8 @@ orthogonality with a minus sign (minimised, it makes all parts parallel) and the
 value (unbounded below). The defaults do what the text says; the printed forms are there by name.
 """
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
+from fgbench.layers.distributed import gather
 from fgbench.layers.regions import MEMORY, Regions, region_scores
 
 Scale = Literal["printed", "mean_normalised"]
@@ -41,25 +44,44 @@ def assignment_entropy(
     The mean over images; ``mean_normalised``: over regions too, as a share of the largest entropy. In float32; no
     scores are kept for the gradient, they are computed again.
     """
+    total = _over_assignments(parts, regions, temperature, lambda logarithm: -(logarithm.exp() * logarithm).sum())
     images, count = len(regions.cells), regions.number
-    step = max(1, MEMORY // (4 * count * len(parts)))
+    return total / (images * (1 if scale == "printed" else count * math.log(max(2, len(parts)))))
+
+
+def assignment_balance(
+    parts: Float[Tensor, "p d"], regions: Regions, temperature: float = 1.0, scale: Scale = "printed"
+) -> Float[Tensor, ""]:
+    """How unevenly the parts are used: log p less the entropy of the mean assignment, of all processes' regions.
+
+    0 where all parts have as many regions. With it the entropy above cannot be low by giving one part everything: with
+    weight w for this and w / regions for that, as printed, their sum is what regions do not tell of parts (negative
+    mutual information), up to a constant. ``mean_normalised``: as a share of the largest value. Not in the paper.
+    """
+    used = _over_assignments(parts, regions, temperature, lambda logarithm: logarithm.exp().sum((0, 1)))
+    with torch.autocast(parts.device.type, enabled=False):
+        share = gather((used / (len(regions.cells) * regions.number))[None]).mean(0)
+        uneven: Tensor = math.log(len(parts)) + torch.special.xlogy(share, share).sum()
+    return uneven / (1 if scale == "printed" else math.log(max(2, len(parts))))
+
+
+def _over_assignments(
+    parts: Tensor, regions: Regions, temperature: float, measure: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The sum of what is measured on the logarithms of assignments (``b r p``), of as many images as memory allows."""
+    step = max(1, MEMORY // (4 * regions.number * len(parts)))
+
+    def of(unit: Tensor, some: Regions) -> Tensor:
+        found: Tensor = measure((region_scores(unit, some) / temperature).log_softmax(2))
+        return found
+
     with torch.autocast(parts.device.type, enabled=False):
         unit = normalize(parts.float(), dim=1)
-        total = unit.new_zeros(())
-        for start in range(0, images, step):  # of as many images as memory allows
+        total: Tensor | float = 0.0
+        for start in range(0, len(regions.cells), step):
             some = regions.some(slice(start, start + step))
-            total = total + _entropy(unit, some, temperature)
-    most = torch.log(torch.tensor(float(max(2, len(parts))))).item()
-    return total / (images * (1 if scale == "printed" else count * most))
-
-
-def _entropy(unit: Tensor, regions: Regions, temperature: float) -> Tensor:
-    def entropy(unit: Tensor) -> Tensor:
-        logarithm = (region_scores(unit, regions) / temperature).log_softmax(2)
-        return -(logarithm.exp() * logarithm).sum()
-
-    found: Tensor = checkpoint(entropy, unit, use_reentrant=False) if unit.requires_grad else entropy(unit)
-    return found
+            total = total + (checkpoint(of, unit, some, use_reentrant=False) if unit.requires_grad else of(unit, some))
+    return torch.as_tensor(total)
 
 
 def others(classes: int, per_class: int, device: torch.device | None = None) -> Bool[Tensor, "k p"]:

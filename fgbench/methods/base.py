@@ -104,6 +104,7 @@ class Method(LightningModule):
         stream_names: of the further logits of ``Output.streams``; empty where there are none.
         steps: maps of ``Output.steps``; 0 where there are none.
         undefined_for: kinds of target for which the method is not defined, with the reason.
+        gradient_clip: ``trainer.gradient_clip``, for a method that makes its steps itself (manual optimisation).
 
     Raises:
         ValueError: if the method is not defined for the kind of target.
@@ -116,6 +117,7 @@ class Method(LightningModule):
     stream_names: tuple[str, ...] = ()
     steps: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
+    gradient_clip: float | None = None
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:
         super().__init__()

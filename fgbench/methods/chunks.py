@@ -54,7 +54,7 @@ class Chunks(Method):
 
     def _own(self, share: int) -> int:
         """Images of a step in this process."""
-        return share if self.mini_batch is None else min(share, max(1, self.mini_batch // world_size()))
+        return share if self.mini_batch is None else min(share, self.mini_batch // world_size())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """All passes over one chunk; the mean loss."""
@@ -81,12 +81,22 @@ class Chunks(Method):
         self.log_dict({f"train/{name}": value for name, value in named.items()}, batch_size=share)
         return mean
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip, once a mixed precision's scale is out of the gradients."""
+        if self.gradient_clip:
+            torch.nn.utils.clip_grad_norm_((p for p in self.parameters() if p.requires_grad), self.gradient_clip)
+
     def _maps_in_steps(self, batch: Batch) -> Tensor:
         parts = [self.maps(_some(batch, rows)).half() for rows in torch.arange(len(batch.image)).split(IMAGES)]
         return torch.cat(parts)
 
     def total_steps(self) -> int:
         """Steps of the whole training: those of a chunk count."""
+        if self.mini_batch is not None and self.mini_batch % world_size():
+            raise ValueError(
+                f"method.init_args.mini_batch is of all processes: {self.mini_batch} cannot be divided over "
+                f"{world_size()}; set it to a multiple, or to null for whole chunks"
+            )
         chunks = super().total_steps()  # Lightning makes the loader here
         loader: Any = self.trainer.train_dataloader
         return chunks * self.steps_of(loader.batch_sampler.batch_size // world_size())

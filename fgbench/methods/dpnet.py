@@ -35,7 +35,6 @@ Ours, since the paper does not say:
 * The network always computes in float32, as ``prepare`` does; stored maps are float16.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -45,13 +44,20 @@ from torch.nn.functional import max_pool2d, normalize
 
 from fgbench.backbones import Backbone
 from fgbench.layers import regions as areas
-from fgbench.layers.part_importance import Weighting, discriminative_power
-from fgbench.layers.regions import Regions, Sampling, max_scores, paint
-from fgbench.losses.part_constraints import Scale, assignment_entropy, class_specificity, orthogonality, others
+from fgbench.layers.part_importance import Weighting
+from fgbench.layers.regions import Regions, Sampling, max_scores
+from fgbench.losses.part_constraints import (
+    Scale,
+    assignment_balance,
+    assignment_entropy,
+    class_specificity,
+    orthogonality,
+    others,
+)
 from fgbench.methods.base import Optim
 from fgbench.methods.chunks import Chunks, initial_parts
+from fgbench.methods.part_evidence import PartEvidence
 from fgbench.methods.preparation import Preparation
-from fgbench.methods.training_regions import TrainingRegions
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
@@ -59,7 +65,7 @@ Head = Literal["parts", "global1", "global2", "global2_linear"]
 
 
 class FrozenMaps(nn.Module):
-    """The backbone's last map, or what a further pool makes of it; float32, without gradients.
+    """The backbone's last map, or what a further pool makes of it; float32. Gradients reach the image at most.
 
     Args:
         backbone: stays in evaluation mode.
@@ -72,12 +78,12 @@ class FrozenMaps(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d u v"]:
         """The map."""
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(image.device.type, enabled=False):
             maps: Tensor = self.backbone(image.float())
             return max_pool2d(maps, 2) if self.pool else maps
 
 
-class DPNet(Chunks, TrainingRegions):
+class DPNet(Chunks, PartEvidence):
     """Parts on a frozen network, or a global baseline on the same maps.
 
     Args:
@@ -98,7 +104,8 @@ class DPNet(Chunks, TrainingRegions):
         region_norm: ``l2`` brings each region's mean to length one.
         bag_norm: bring the vector of maxima to length one.
         perp: weight of the orthogonality; 0 leaves it out. The paper's value with constraints: 0.01.
-        assign: weight of the assignment's entropy (0.001).
+        assign: weight of the assignment's entropy (0.001). Of two the second weighs the evenness of the parts' use,
+            without which one part may take all regions; it is not the paper's.
         specific: weight of the class-specific term (0.001).
         perp_sign: see ``losses.part_constraints``.
         specific_form: see there.
@@ -116,9 +123,6 @@ class DPNet(Chunks, TrainingRegions):
         target: see ``Method``.
         optim: see ``Method``.
     """
-
-    figures: tuple[str, ...] = ("heatmap", "class_parts")
-    part: nn.Linear
 
     def __init__(
         self,
@@ -140,7 +144,7 @@ class DPNet(Chunks, TrainingRegions):
         region_norm: Literal["none", "l2"] = "none",
         bag_norm: bool = True,
         perp: float = 0.0,
-        assign: float = 0.0,
+        assign: float | tuple[float, float] = 0.0,
         specific: float = 0.0,
         perp_sign: Literal["plus", "printed"] = "plus",
         specific_form: Literal["l1", "relu", "printed"] = "l1",
@@ -163,16 +167,18 @@ class DPNet(Chunks, TrainingRegions):
         least |= {"top_parts": top_parts, "top_regions": top_regions, "shown_parts": shown_parts}
         if low := [f"{name} is {value}" for name, value in least.items() if value < 1]:
             raise ValueError(f"{', '.join(low)}; it must be at least 1")
-        if min(perp, assign, specific) < 0 or temperature <= 0 or not 0 < area[0] < area[1] <= 1:
+        self.assign, self.balance = assign if isinstance(assign, tuple) else (assign, 0.0)
+        if min(perp, self.assign, self.balance, specific) < 0 or temperature <= 0 or not 0 < area[0] < area[1] <= 1:
             raise ValueError(
-                f"perp={perp}, assign={assign}, specific={specific}, temperature={temperature}, area={area}: weights "
-                "are at least 0, the temperature above 0, the area two ascending shares of the map above 0"
+                f"perp={perp}, assign={self.assign}, balance={self.balance}, specific={specific}, "
+                f"temperature={temperature}, area={area}: weights are at least 0, the temperature above 0, the area "
+                "two ascending shares of the map above 0"
             )
         self.tap = (tap or "pool5") if backbone.startswith("vgg") else "last"
         self.store, self.head, self.per_class = store, head, parts_per_class
         self.regions, self.draw, self.sampling, self.area = regions, draw, sampling, area
         self.region_norm, self.bag_norm = region_norm, bag_norm
-        self.perp, self.assign, self.specific = perp, assign, specific
+        self.perp, self.specific = perp, specific
         self.perp_sign, self.specific_form, self.scale = perp_sign, specific_form, constraint_scale
         self.temperature, self.init = temperature, init
         self.weighting, self.top_parts, self.top_regions = weighting, top_parts, top_regions
@@ -275,6 +281,9 @@ class DPNet(Chunks, TrainingRegions):
         if self.assign:
             terms["assign"] = assignment_entropy(parts, regions, self.temperature, self.scale)
             loss = loss + self.assign * terms["assign"]
+        if self.balance:
+            terms["balance"] = assignment_balance(parts, regions, self.temperature, self.scale)
+            loss = loss + self.balance * terms["balance"]
         if self.specific:
             terms["specific"] = class_specificity(weights, self.specific_form, self.scale)
             loss = loss + self.specific * terms["specific"]
@@ -286,23 +295,12 @@ class DPNet(Chunks, TrainingRegions):
         maps = self.network(image)
         if self.head != "parts":
             return self._class_activation(maps, index)
-        regions = self.areas(maps, numbers)
-        return self._heatmap(maps, numbers, self.bag(regions)[0], index)
+        return self.heatmap(maps, numbers, self.bag(self.areas(maps, numbers))[0], index)
 
-    def contributions(self, bag: Float[Tensor, "b p"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
-        """What each part adds to one logit of each image: they sum to it."""
-        return self.classifier.weight.float()[index] * bag
-
-    def importance(self, bag: Float[Tensor, "b p"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
-        """How much each part matters to a class: d(p, c) once the training images were seen, contributions before."""
-        if not self.concluded:
-            return self.contributions(bag, index)
-        return self.power()[index]
-
-    def power(self) -> Float[Tensor, "k p"]:
-        """d(p, c) of all classes and parts; after the training images were seen."""
-        contribution = self.classifier.weight.float() * self.class_bag
-        return discriminative_power(contribution, self.per_class, self.weighting)
+    def linear_evidence(self) -> Float[Tensor, "k d"] | None:
+        """The weights of the baseline of one layer on the backbone's own map."""
+        own = self.head == "global1" and self.tap != "pool5"
+        return self.classifier.weight.detach() if own else None
 
     def _output(self, maps: Tensor, image_id: Int[Tensor, " b"]) -> Output:
         if self.head != "parts":
@@ -313,21 +311,8 @@ class DPNet(Chunks, TrainingRegions):
         logits = self.classifier(bag).float()
         with torch.autocast(maps.device.type, enabled=False):
             directions = self.group_directions()[None]
-            shown = paint(directions, self._on_cells(maps, image_id), self.top_regions).unflatten(2, maps.shape[2:])
-        return Output(logits, self._heatmap(maps, image_id, bag, logits.argmax(1)), shown)
-
-    def _on_cells(self, maps: Tensor, image_id: Tensor) -> Regions:
-        boxes = self.boxes(image_id, (maps.shape[2], maps.shape[3]))
-        return areas.regions_of(maps, boxes)
-
-    def _heatmap(self, maps: Tensor, image_id: Tensor, bag: Tensor, index: Tensor) -> Float[Tensor, "b u v"]:
-        """The best regions of the parts that matter most to a class, each as heavy as weight times match; largest 1."""
-        most = self.importance(bag, index).topk(min(self.top_parts, bag.shape[1]), dim=1).indices
-        parts, weights = self.part.weight.float()[most], self.classifier.weight.float()[index].gather(1, most)
-        with torch.autocast(maps.device.type, enabled=False):
-            heat = paint(parts, self._on_cells(maps, image_id), self.top_regions, weights).sum(1)
-        found: Tensor = heat / heat.amax(1, keepdim=True).clamp(min=1e-12)
-        return torch.unflatten(found, 1, maps.shape[2:])
+            shown = self.painted(directions, maps, image_id).unflatten(2, maps.shape[2:])
+        return Output(logits, self.heatmap(maps, image_id, bag, logits.argmax(1)), shown)
 
     # ---- the baselines
 
@@ -345,34 +330,3 @@ class DPNet(Chunks, TrainingRegions):
                 weights = weights * (self.part(maps.float().mean((2, 3))) > 0)
             weights = torch.mm(weights, self.part.weight.float())
         return torch.einsum("bd,bduv->buv", weights, maps.float()).relu()
-
-    # ---- figures
-
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
-        """``heatmap``: Figure 3, with the most discriminative region; ``class_parts``: Figure 2, of the prediction."""
-        with torch.no_grad():
-            numbers = torch.zeros(1, dtype=torch.int64, device=image.device)
-            maps = self.network(image)
-            bag, _, index = self.bag(self.areas(maps, numbers))
-            predicted = self.classifier(bag).argmax(1)
-            if name == "class_parts":
-                return self.show_parts(predicted, bag)
-            heat = self._heatmap(maps, numbers, bag, predicted)
-            contribution = self.contributions(bag, predicted)
-            most = self.importance(bag, predicted).topk(min(self.top_parts, bag.shape[1]), dim=1).indices
-            part = most.gather(1, contribution.gather(1, most).argmax(1, keepdim=True))
-            size = (maps.shape[2], maps.shape[3])
-            box = self.boxes(numbers, size)[0, index[0, part[0, 0]]]
-            sides = torch.tensor([*size, *size], device=box.device)
-            return {"heatmap": heat[0], "box": box / sides, "class": predicted}
-
-    def show_parts(self, index: Int[Tensor, " 1"], bag: Float[Tensor, "1 p"]) -> Mapping[str, Tensor]:
-        """The three parts that matter most to a class: their best training images and regions, and their scores."""
-        most = self.importance(bag, index)[0].topk(min(3, bag.shape[1])).indices
-        return {
-            "part": most,
-            "class": index,
-            "image_id": self.best_image[most],
-            "boxes": self.best_box[most],
-            "scores": self.best_score[most],
-        }

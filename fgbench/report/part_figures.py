@@ -3,16 +3,23 @@
 Arrays in, axes drawn on; no torch.
 """
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fgbench.report.figures import saliency_overlay
+from fgbench.report.figures import INCH, saliency_overlay
+from fgbench.result import write_atomically
 
 SHOWN = 3  # parts of a class, and training images of each
+LEFT = 0.25  # inches for the name of a row
+MOST = 20  # classes that share a part, in a histogram; more are put together
 
 
 def draw_heatmap(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Mapping[str, np.ndarray]) -> None:
@@ -31,12 +38,105 @@ def draw_class_parts(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], fo
     """The image, and for each of its class's most important parts the training images with its best regions."""
     axes[0].imshow(image)
     axes[0].set_title(f"predicted: class {int(found['class'][0])}", fontsize=7)
+    if "part" not in found:
+        axes[1].set_title("no training image was shown to the parts yet", fontsize=7, loc="left")
+        return
+    _draw_parts(axes[1:], found)
+
+
+def _draw_parts(axes: Sequence[Axes], found: Mapping[str, np.ndarray]) -> None:
     for place, part in enumerate(found["part"][:SHOWN]):
-        for rank in range(SHOWN):
-            axis, picture = axes[1 + place * SHOWN + rank], found["shown"][place][rank]
+        for rank in range(min(SHOWN, len(found["shown"][place]))):
+            axis, picture = axes[place * SHOWN + rank], found["shown"][place][rank]
             axis.imshow(picture)
             axis.add_patch(frame_of(found["boxes"][place, rank], picture))
             axis.set_title(f"part {part}: {found['scores'][place, rank]:.2f}", fontsize=7)
+
+
+def write_class_parts(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -> None:
+    """Figure 2: for each run its class's most important parts, by their best training regions.
+
+    Args:
+        path: the PNG file.
+        rows: name of a run; ``part``, ``shown``, ``boxes`` and ``scores``, see ``PartEvidence.class_parts``.
+        title: line above the sheet.
+    """
+    figure, axes = _sheet(len(rows), SHOWN**2, title, [name for name, _ in rows])
+    for row, (_, found) in zip(axes, rows, strict=True):
+        _draw_parts(row.tolist(), found)
+    _write(figure, path)
+
+
+def write_heatmaps(
+    path: Path,
+    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    captions: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[Mapping[str, np.ndarray]], Sequence[str]]],
+) -> None:
+    """Figure 3: images, and for each run their heatmaps with the most discriminative region.
+
+    Args:
+        path: the PNG file.
+        images: as the runs saw them.
+        captions: of each image.
+        rows: name of a run; ``heatmap`` and ``box`` of each image; a line above each.
+    """
+    figure, axes = _sheet(1 + len(rows), len(images), "", ["", *(name for name, _, _ in rows)])
+    for axis, image, caption in zip(axes[0], images, captions, strict=True):
+        axis.imshow(image)
+        axis.set_title(caption, fontsize=7)
+    for row, (_, looked, titles) in zip(axes[1:], rows, strict=True):
+        for axis, image, found, title in zip(row, images, looked, titles, strict=True):
+            axis.imshow(saliency_overlay(image, found["heatmap"]))
+            axis.add_patch(frame_of(found["box"], image))
+            axis.set_title(title, fontsize=7)
+    _write(figure, path)
+
+
+def write_histograms(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> None:
+    """For each run: regions per part, classes per part, and pairs of parts by their cosine.
+
+    Args:
+        path: the PNG file.
+        rows: name of a run; ``regions`` and ``classes`` of each part, and ``cosines``: pairs in even bins from -1 to 1.
+    """
+    figure, axes = _sheet(len(rows), 3, "", [name for name, _ in rows], wide=1.8)
+    for row, (_, found) in zip(axes, rows, strict=True):
+        for axis in row:
+            axis.axis("on")
+            axis.tick_params(labelsize=5, pad=1)
+        regions = np.sort(found["regions"])[::-1]
+        row[0].plot(np.arange(len(regions)) + 1, regions / max(1, regions.sum()), linewidth=1)
+        row[0].set_title(f"share of regions, by part; {(regions == 0).sum()} of {len(regions)} have none", fontsize=7)
+        classes = np.bincount(np.minimum(found["classes"], MOST), minlength=MOST + 1)
+        row[1].bar(np.arange(MOST + 1), classes)
+        row[1].set_title(f"parts, by classes that share them ({MOST}: or more)", fontsize=7)
+        edges = np.linspace(-1, 1, len(found["cosines"]) + 1)
+        row[2].stairs(found["cosines"], edges, fill=True)
+        row[2].set_title("pairs of parts, by cosine", fontsize=7)
+    _write(figure, path)
+
+
+def _sheet(rows: int, columns: int, title: str, names: Sequence[str], wide: float = 1.0) -> tuple[Figure, np.ndarray]:
+    """Empty axes, with a name on the left of each row."""
+    width, height = LEFT + columns * INCH * wide, rows * INCH * 1.15 + 0.4
+    figure = Figure(figsize=(width, height), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.subplots_adjust(LEFT / width, 0.2 / height, 0.99, 1 - 0.5 / height, wspace=0.14, hspace=0.2)
+    for row, name in zip(axes, names, strict=True):
+        place = row[0].get_position()
+        figure.text(0.03 / width, (place.y0 + place.y1) / 2, name, rotation=90, fontsize=6, va="center")
+    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height)
+    return figure, axes
+
+
+def _write(figure: Figure, path: Path) -> None:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    write_atomically(path, png.getvalue())
 
 
 def frame_of(box: Float[np.ndarray, " 4"], image: UInt8[np.ndarray, "h w 3"]) -> Rectangle:

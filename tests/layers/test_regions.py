@@ -119,6 +119,21 @@ def test_the_largest_score_and_its_gradient_are_those_of_autograd(memory, on_cel
     torch.testing.assert_close(dense.gather(1, index[:, None]).squeeze(1), best)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
+def test_cells_that_ask_for_it_get_the_gradient_of_autograd(normalise):
+    maps = torch.randn(3, 6, *SIZE, requires_grad=True)
+    parts, weight = torch.randn(9, 6), torch.randn(3, 9)
+    (max_scores(parts, regions_of(maps, boxes_of(), normalise))[0] * weight).sum().backward()
+    own, maps.grad = maps.grad, None
+    means = torch.stack([
+        torch.stack([maps[i, :, y0:y1, x0:x1].mean((1, 2)) for y0, x0, y1, x1 in boxes])
+        for i, boxes in enumerate(boxes_of().tolist())
+    ])  # fmt: skip
+    means = torch.nn.functional.normalize(means, dim=2) if normalise else means
+    ((means @ parts.T).amax(1) * weight).sum().backward()
+    torch.testing.assert_close(own, maps.grad, atol=1e-5, rtol=1e-4)
+
+
 def test_the_largest_score_does_not_depend_on_the_order_and_grows_with_regions():
     regions, parts = regions_of(torch.randn(2, 6, *SIZE), boxes_of(keys=2)), torch.randn(9, 6)
     best, _ = max_scores(parts, regions)

@@ -7,7 +7,13 @@ import torch
 from torch.nn.functional import normalize
 
 from fgbench.layers.regions import Regions
-from fgbench.losses.part_constraints import assignment_entropy, class_specificity, orthogonality, others
+from fgbench.losses.part_constraints import (
+    assignment_balance,
+    assignment_entropy,
+    class_specificity,
+    orthogonality,
+    others,
+)
 
 PARTS = torch.tensor([[1.0, 0], [0.6, 0.8]])
 REGIONS = Regions(torch.tensor([[[1.0, 0], [0, 2], [1, 1]]]), None)
@@ -74,6 +80,30 @@ def test_a_step_lowers_the_entropy_and_its_gradient_is_that_of_autograd(memory, 
     logits = regions.cells @ normalize(parts, dim=1).T
     torch.distributions.Categorical(logits=logits).entropy().sum(1).mean().backward()
     torch.testing.assert_close(own, parts.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("memory", [1, 2**25])
+def test_balance_is_the_divergence_of_the_mean_assignment_from_an_even_one(memory, monkeypatch):
+    monkeypatch.setattr("fgbench.losses.part_constraints.MEMORY", memory)
+    parts, regions = torch.randn(5, 4, requires_grad=True), Regions(torch.randn(3, 7, 4), None)
+    scores = regions.cells.double() @ normalize(parts.detach().double(), dim=1).T / 0.5
+    mean = torch.distributions.Categorical(logits=scores).probs.mean((0, 1))
+    expected = float((mean * (mean * 5).log()).sum())
+    found = assignment_balance(parts, regions, 0.5)
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    assert float(assignment_balance(parts, regions, 0.5, "mean_normalised")) == pytest.approx(
+        expected / math.log(5), rel=1e-4
+    )
+    found.backward()
+    assert assignment_balance(parts.detach() - 0.05 * parts.grad, regions, 0.5) < found
+
+
+def test_one_part_for_all_regions_costs_no_entropy_and_all_of_the_balance():
+    alike = Regions(1e4 * torch.eye(4)[:1].expand(1, 6, 4), None)
+    assert float(assignment_entropy(torch.eye(4), alike)) == pytest.approx(0, abs=1e-6)
+    assert float(assignment_balance(torch.eye(4), alike)) == pytest.approx(math.log(4))
+    even = Regions(1e4 * torch.eye(4)[None], None)
+    assert float(assignment_balance(torch.eye(4), even)) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_others_of_two_classes_with_two_parts_are_as_enumerated():

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -10,6 +11,7 @@ from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from fgbench.explain import gradients
 from fgbench.layers.regions import draw_boxes
 from fgbench.methods import DPNet, Optim
 from fgbench.passes import TrainingPass
@@ -98,7 +100,7 @@ def test_best_training_regions_hold_the_planted_cell_of_images_of_the_class(trai
     train_batch, cell = planted()
     power = trained.power()
     for index in range(CLASSES):
-        shown = trained.show_parts(torch.tensor([index]), torch.zeros(1, 6))
+        shown = trained.class_parts(index)
         assert shown["part"][0] == power[index].argmax()
         assert (train_batch.target[shown["image_id"][0]] == index).all()
         boxes = (shown["boxes"][0] * SIDE).round()
@@ -128,7 +130,7 @@ def test_contributions_add_up_to_the_logit(trained):
     torch.testing.assert_close(bag.norm(dim=1), torch.ones(9))
     torch.testing.assert_close(bag * best.norm(dim=1, keepdim=True), best)
     for index in range(CLASSES):
-        total = trained.contributions(bag, torch.full((9,), index)).sum(1)
+        total = trained.shares(bag, torch.full((9,), index)).sum(1)
         torch.testing.assert_close(total, trained.respond(batch).logits[:, index], atol=1e-6, rtol=1e-6)
 
 
@@ -206,6 +208,93 @@ def test_baselines_are_linear_layers_on_the_mean_and_their_evidence_adds_up(head
     torch.testing.assert_close(output.saliency, cam, atol=1e-4, rtol=1e-4)
 
 
+def test_what_is_looked_at_is_the_image_with_its_own_regions_and_the_class_that_is_asked_for(trained):
+    batch, _ = planted(9, seed=2)
+    found, output = trained.look(batch), trained.respond(batch)
+    torch.testing.assert_close(found["heatmap"], output.saliency)
+    torch.testing.assert_close(found["logit"], output.logits.amax(1))
+    assert torch.equal(found["class"], output.logits.argmax(1))
+    other = (found["class"] + 1) % CLASSES
+    asked = trained.look(batch, other)
+    assert torch.equal(asked["predicted"], found["class"])
+    torch.testing.assert_close(asked["logit"], output.logits.gather(1, other[:, None])[:, 0])
+    # the strongest region, one image, part and rectangle after the other
+    for image in range(9):
+        one = Batch(*(field[image : image + 1] for field in batch))
+        index, best = int(found["class"][image]), (-1e9, None)
+        top = trained.power()[index].topk(2).indices.tolist()
+        for y0, x0, y1, x1 in trained.boxes(one.image_id, (SIDE, SIDE))[0].tolist():
+            mean = batch.prepared[image, :, y0:y1, x0:x1].mean((1, 2))
+            for part in top:
+                adds = float(trained.classifier.weight[index, part] * (trained.part.weight[part] @ mean))
+                best = max(best, (adds, (y0, x0, y1, x1)))
+        assert (found["box"][image] * SIDE).round().int().tolist() == list(best[1])
+
+
+def test_a_heatmap_ranks_regions_by_the_scores_that_classify():
+    # one part; a large dull region has the largest product, a small pure one the largest cosine
+    method = make(parts_per_class=1, regions=1, sampling="all", region_norm="l2", top_parts=1)
+    maps = torch.zeros(1, CHANNELS, SIDE, SIDE)
+    maps[0, 1], maps[0, 0, 1, 2] = 0.01, 1.0
+    maps[0, 0, 4:, 3:], maps[0, 1, 4:, 3:] = 2.0, 6.0
+    with torch.no_grad():
+        method.part.weight.zero_()
+        method.part.weight[:, 0] = 1
+        method.classifier.weight.fill_(1)
+    found = method.look(batch_of(maps, torch.zeros(1, dtype=torch.int64)))
+    assert (found["box"][0] * SIDE).round().int().tolist() == [1, 2, 2, 3]
+    heat = torch.zeros(SIDE, SIDE)
+    heat[1, 2] = 1
+    torch.testing.assert_close(found["heatmap"][0], heat)
+
+
+def test_histograms_count_what_loops_count(trained):
+    batch, _ = planted(4, seed=3)
+    regions = trained.areas(trained.maps(batch), batch.image_id)
+    unit = nn.functional.normalize(trained.part.weight.detach(), dim=1)
+    nearest = [int((unit @ x).argmax()) for x in regions.features().flatten(0, 1)]
+    assert trained.assigned(regions).tolist() == [nearest.count(part) for part in range(6)]
+    shares = trained.classifier.weight.detach() * trained.class_bag
+    most = [set(row.topk(2).indices.tolist()) for row in shares]
+    assert trained.shared().tolist() == [sum(part in chosen for chosen in most) for part in range(6)]
+    pairs = [float(unit[i] @ unit[j]) for i in range(6) for j in range(i)]
+    expected, _ = np.histogram(pairs, 40, (-1, 1))
+    assert trained.cosines().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("explainer", ["grad_cam", "integrated"])
+@pytest.mark.parametrize("head", ["parts", "global1"])
+def test_explainers_that_need_gradients_find_them(head, explainer):
+    method = make(head=head).eval()
+    image = torch.randn(2, 3, 48, 48)
+    found = getattr(gradients, explainer)(method, image)
+    torch.testing.assert_close(found.output.logits, method(image).logits, atol=1e-5, rtol=1e-4)
+    assert found.saliency.isfinite().all()
+    assert found.saliency.flatten(1).amax(1).min() > 0
+    assert all(p.grad is None for p in method.parameters())
+
+
+def test_evidence_of_the_linear_baseline_is_its_layer():
+    one = make(head="global1")
+    assert torch.equal(one.linear_evidence(), one.classifier.weight)
+    assert make(head="global2").linear_evidence() is None
+    assert make().linear_evidence() is None
+
+
+def test_gradients_are_clipped_to_the_norm_that_the_trainer_was_given():
+    # plain gradient descent: a step is as long as rate times the gradient's norm
+    method, plain = (make(Optim("sgd", 1.0, 1.0, 0.0, 0.0, "constant"), init="normal", inner_epochs=1) for _ in "ab")
+    method.gradient_clip = 1e-3
+    moved = []
+    for one in (method, plain):
+        before = [p.detach().clone() for p in (one.part.weight, one.classifier.weight)]
+        train(one, planted(12)[0], 1, 12)
+        after = (one.part.weight, one.classifier.weight)
+        moved.append(torch.cat([(a - b).detach().flatten() for a, b in zip(after, before, strict=True)]))
+    assert float(moved[0].norm()) == pytest.approx(1e-3, rel=1e-2)
+    torch.testing.assert_close(moved[0] / moved[0].norm(), moved[1] / moved[1].norm(), atol=1e-3, rtol=1e-2)
+
+
 @pytest.mark.parametrize("init", ["regions", "kmeans", "normal"])
 def test_parts_begin_as_training_regions_or_their_centres(init):
     method = make(init=init)
@@ -228,6 +317,11 @@ def test_constraints_reach_the_loss_with_their_weights():
     loss, terms = weighed.loss(batch)
     expected = plain.loss(batch)[0] + 2 * terms["perp"] + 3 * terms["assign"] + 5 * terms["specific"]
     torch.testing.assert_close(loss, expected)
+    even = make(perp=2.0, assign=(3.0, 7.0), specific=5.0)
+    even.load_state_dict(plain.state_dict())
+    more, terms = even.loss(batch)
+    torch.testing.assert_close(more, expected + 7 * terms["balance"])
+    assert terms["balance"] > 0
     assert not any(term.requires_grad for term in terms.values())
     assert make(classifier_init="class").classifier.weight[0].tolist() == [1, 1, -0.5, -0.5, -0.5, -0.5]
 
@@ -240,6 +334,7 @@ def test_constraints_reach_the_loss_with_their_weights():
         ({"inner_epochs": 0}, "inner_epochs is 0"),
         ({"mini_batch": 0}, "mini_batch is 0"),
         ({"perp": -1.0}, "perp=-1.0"),
+        ({"assign": (0.1, -1.0)}, "balance=-1.0"),
         ({"area": (0.5, 0.2)}, "area="),
     ],
 )
