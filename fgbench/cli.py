@@ -97,7 +97,12 @@ def build_parser() -> argparse.ArgumentParser:
     channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
     channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
     channels.add_argument("after", type=Path, help="run folder of the method itself")
-    for kind in (curves, channels):
+    steps = kinds.add_parser("steps", help="accuracy and weight of each step of focus_longer: Figure 6.1, Table 6.2")
+    steps.add_argument("results", type=Path, nargs="+", help="result files")
+    attention = kinds.add_parser("attention", help="Grad-CAM of each step without and with self-attention: Figure 7.3")
+    attention.add_argument("before", type=Path, help="run folder of focus_longer")
+    attention.add_argument("after", type=Path, help="run folder of its variant self_attention")
+    for kind in (curves, channels, steps, attention):
         kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
     results = "the results: rebuild their tables, show, compare, verify, merge or export them"
@@ -394,16 +399,22 @@ def check_data(data: "BenchDataModule", threads: int) -> int:
 
 
 def run_figure(options: argparse.Namespace) -> int:
-    """Draw curves of results, or channels of two runs."""
+    """Draw curves of results, or maps of two runs."""
     options.output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if options.action == "channels":
+        if options.action in ("channels", "attention"):
             import torch
 
-            from fgbench.pictures import compare_channels
+            from fgbench import pictures
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            compare_channels(options.before, options.after, options.output, device)
+            compare = {"channels": pictures.compare_channels, "attention": pictures.compare_steps}[options.action]
+            compare(options.before, options.after, options.output, device)
+        elif options.action == "steps":
+            from fgbench.report.step_figures import write_step_curves
+            from fgbench.result import read_result
+
+            write_step_curves(options.output, {path.stem: read_result(path) for path in options.results})
         else:
             from fgbench.report.channel_figures import write_curves
             from fgbench.result import read_result

@@ -226,9 +226,9 @@ class LocalStream(nn.Module):
 
         Averaging comes before the LSTM, so a score's derivative is the same in all cells of a channel: the weights of
         Grad-CAM are its derivative by the averaged features. With self-attention they are the mean of the derivatives
-        by the cells, which is the derivative by a number added to the whole channel, over the number of cells. Attention
-        does not change when all keys change alike, and an answer changes as all its values do: so the number is added
-        to the answers, keys have none, and no gradient passes through the map.
+        by the cells, which is the derivative by a number added to the whole channel, over the number of cells.
+        Attention does not change when all keys change alike, and an answer changes as all its values do: so the number
+        is added to the answers, keys have none, and no gradient passes through the map.
 
         Args:
             features: of the patches.

@@ -218,6 +218,11 @@ class FocusLonger(Method):
         if local != "self_attention":
             self.figures = self.figures[:2]
 
+    @classmethod
+    def check_files(cls, arguments: Mapping[str, Any]) -> None:
+        """An extractor with a file needs it."""
+        focus_patches.check_file(arguments["patches"], arguments["patch_weights"])
+
     def preparation(self) -> Preparation | None:
         """Boxes that a trained ProtoPNet finds in all images."""
         return self.extractor.preparation()
@@ -289,17 +294,19 @@ class FocusLonger(Method):
 
         each, steps, evidence = self.local.explain(features, choose)
         local = each.unflatten(0, (-1, count)).mean(1)
-        streams, maps = [found.logits[:, None], local[:, None]], None
+        streams, maps, weights = [found.logits[:, None], local[:, None]], None, None
         if steps is not None:
             scores = self.local.step_scores(steps.states).unflatten(0, (-1, count)).mean(1)
             streams += self._step_streams(found.logits, scores)
             maps = evidence.steps if steps.attention is None else steps.attention
+            weights = self.local.weights(steps.states).unflatten(0, (-1, count)).mean(1).float()
         return Output(
             found.logits + self.local_weight * local,
             self._saliency(image, found, boxes, cast(Tensor, classes), evidence.pooled),
             None if maps is None else self._pasted(image, boxes, maps).mean(1),
             streams=torch.cat(streams, 1),
             steps=None if maps is None else maps.unflatten(0, (-1, count))[:, 0],
+            step_weights=weights,
         )
 
     def _step_streams(self, coarse: Tensor, scores: Float[Tensor, "b t k"]) -> list[Tensor]:
