@@ -291,17 +291,19 @@ def compare_channels(before: Path, after: Path, output: Path, device: torch.devi
     Raises:
         ValueError: the runs are not comparable, or have no channels that belong to classes.
     """
-    names, data, methods = _two_runs(before, after, device)
-    for folder, method in zip((before, after), methods, strict=True):
+    names, data, pair = _two_runs(before, after, device)
+    methods: list[MCLoss] = []
+    for folder, method in zip((before, after), pair, strict=True):
         if not isinstance(method, MCLoss):
             raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
+        methods.append(method)
     shown: list[list[Example]] = [[], []]
     for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
         bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
         index = torch.tensor([data.label_names.index(example.predicted)], device=device)
-        for method, drawn in zip(methods, shown, strict=True):
+        for shows, drawn in zip(methods, shown, strict=True):
             with torch.no_grad():
-                parts = method.show(method.normalise(bytes_), index).parts
+                parts = shows.show(shows.normalise(bytes_), index).parts
             maps = None if parts is None else parts[0].cpu().numpy()
             drawn.append(replace(example, parts=maps, finer=None))
     channel_figures.write_before_after(output, shown[0], shown[1], " and ".join(names))
