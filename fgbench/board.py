@@ -163,7 +163,7 @@ def configuration(result: Result) -> Mapping[str, Any]:
 def _resolved(cell: Cell) -> dict[str, Any]:
     from fgbench import config
 
-    return config.portable(config.resolve(cell).tree)
+    return config.portable(config.tree_of(cell, files=False))
 
 
 def _without_weights(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -170,9 +170,27 @@ def resolve(cell: Cell) -> Resolved:
     Raises:
         ConfigError: for anything that is unknown, of the wrong type or impossible.
     """
-    files = files_of(cell)
+    tree = tree_of(cell)
+    sources = tuple(str(path.relative_to(ROOT)) for path in files_of(cell))
+    try:
+        return Resolved(cell, tree, digest(tree), sources)
+    except WeightsError as error:
+        raise ConfigError(f"method.init_args: {error}") from None
+
+
+def tree_of(cell: Cell, files: bool = True) -> dict[str, Any]:
+    """The whole configuration of a cell, checked.
+
+    Args:
+        cell: what is asked for.
+        files: whether weights that a method cannot do without have to be named.
+
+    Raises:
+        ConfigError: see ``resolve``.
+    """
+    paths = files_of(cell)
     merged: dict[str, Any] = {}
-    for path in files:
+    for path in paths:
         merged = merge(merged, read_yaml(path))
     machine = EXPERIMENTS / "machine.yaml"
     if machine.exists():
@@ -186,15 +204,11 @@ def resolve(cell: Cell) -> Resolved:
     try:
         namespace = build_parser().parse_args(["--config", json.dumps(merged), *cell.overrides])
     except ArgumentError as error:
-        where = " + ".join(str(path.relative_to(ROOT)) for path in files)
+        where = " + ".join(str(path.relative_to(ROOT)) for path in paths)
         raise ConfigError(f"{cell}: {error}\n(configured by {where} + the command line)") from None
     tree = to_plain(build_parser(), namespace)
-    check(tree)
-    sources = tuple(str(path.relative_to(ROOT)) for path in files)
-    try:
-        return Resolved(cell, tree, digest(tree), sources)
-    except WeightsError as error:
-        raise ConfigError(f"method.init_args: {error}") from None
+    check(tree, files)
+    return tree
 
 
 def is_customised(plan: Resolved) -> bool:
@@ -204,7 +218,7 @@ def is_customised(plan: Resolved) -> bool:
     """
     if not plan.cell.overrides:
         return False
-    plain = resolve(replace(plan.cell, overrides=())).tree
+    plain = tree_of(replace(plan.cell, overrides=()), files=False)
     arguments = plan.tree["method"]["init_args"]
     weights = {name: arguments[name] for name in WEIGHTS if name in arguments}
     plain = merge(plain, {"method": {"init_args": weights}})
@@ -218,8 +232,12 @@ def to_plain(parser: ArgumentParser, namespace: Any) -> dict[str, Any]:
     return dict(content)
 
 
-def check(tree: Mapping[str, Any]) -> None:
+def check(tree: Mapping[str, Any], files: bool = True) -> None:
     """Refuse values that are well-typed and impossible, before any data is read.
+
+    Args:
+        tree: the configuration.
+        files: see ``tree_of``.
 
     Raises:
         ConfigError: names the key, and what would do.
@@ -230,6 +248,8 @@ def check(tree: Mapping[str, Any]) -> None:
     if devices is not None and devices < 1:
         raise ConfigError(f"machine.devices is {devices}; it must be 1 or more")
     try:
+        if files:
+            _kind(tree).check_files(tree["method"]["init_args"])
         data = _try_to_make(tree)
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from None
@@ -299,9 +319,13 @@ def make_data(tree: Mapping[str, Any]) -> BenchDataModule:
 
 def has_preparation(tree: Mapping[str, Any]) -> bool:
     """Whether the method of a resolved configuration is of a kind that prepares images before it is trained."""
+    return _kind(tree).preparation is not Method.preparation
+
+
+def _kind(tree: Mapping[str, Any]) -> type[Method]:
     module, _, name = tree["method"]["class_path"].rpartition(".")
     kind: type[Method] = getattr(import_module(module), name)
-    return kind.preparation is not Method.preparation
+    return kind
 
 
 def instantiate(tree: Mapping[str, Any]) -> tuple[BenchDataModule, Method]:

@@ -16,6 +16,11 @@ def add(figure: argparse.ArgumentParser) -> None:
     channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
     channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
     channels.add_argument("after", type=Path, help="run folder of the method itself")
+    steps = kinds.add_parser("steps", help="accuracy and weight of each step of focus_longer: Figure 6.1, Table 6.2")
+    steps.add_argument("results", type=Path, nargs="+", help="result files")
+    attention = kinds.add_parser("attention", help="Grad-CAM of each step without and with self-attention: Figure 7.3")
+    attention.add_argument("before", type=Path, help="run folder of focus_longer")
+    attention.add_argument("after", type=Path, help="run folder of its variant self_attention")
 
     folders = "run folders of dpnet, of one dataset: one row each, with other constraints for instance"
     of_class = "a name, or a number counted from 0"
@@ -34,7 +39,7 @@ def add(figure: argparse.ArgumentParser) -> None:
     histograms.add_argument(
         "--images", type=int, default=200, metavar="N", help="training images whose regions count; default: %(default)s"
     )
-    for kind in (curves, channels, parts, heatmaps, histograms):
+    for kind in (curves, channels, steps, attention, parts, heatmaps, histograms):
         kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
 
@@ -59,13 +64,21 @@ def _curves(options: argparse.Namespace) -> None:
     write_curves(options.output, {name: curve for name, curve in curves.items() if curve})
 
 
-def _channels(options: argparse.Namespace) -> None:
+def _steps(options: argparse.Namespace) -> None:
+    from fgbench.report.step_figures import write_step_curves
+    from fgbench.result import read_result
+
+    write_step_curves(options.output, {path.stem: read_result(path) for path in options.results})
+
+
+def _two_runs(options: argparse.Namespace) -> None:
     import torch
 
-    from fgbench.pictures import compare_channels
+    from fgbench.pictures import compare_channels, compare_steps
 
+    compare = {"channels": compare_channels, "attention": compare_steps}[options.action]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    compare_channels(options.before, options.after, options.output, device)
+    compare(options.before, options.after, options.output, device)
 
 
 def _parts(options: argparse.Namespace) -> None:
@@ -88,7 +101,9 @@ def _histograms(options: argparse.Namespace) -> None:
 
 DRAWN = {
     "curves": _curves,
-    "channels": _channels,
+    "channels": _two_runs,
+    "steps": _steps,
+    "attention": _two_runs,
     "parts": _parts,
     "heatmaps": _heatmaps,
     "histograms": _histograms,

@@ -23,11 +23,11 @@ from torch import Tensor
 from fgbench import config, explaining, run
 from fgbench.data.base import BenchDataModule
 from fgbench.data.images import read_picture
-from fgbench.examples import CHANNEL_EXAMPLES, choose_examples, example_of, write_method_figures
+from fgbench.examples import CHANNEL_EXAMPLES, PICTURED, choose_examples, example_of, write_method_figures
 from fgbench.explain import Explained
 from fgbench.explain.gradients import tap
 from fgbench.methods import MCLoss, Method
-from fgbench.report import channel_figures
+from fgbench.report import channel_figures, method_figures
 from fgbench.report.explanation import Explanation, Neighbour, write_explanation
 from fgbench.report.figures import Example, write_sheet
 from fgbench.result import write_atomically
@@ -291,26 +291,67 @@ def compare_channels(before: Path, after: Path, output: Path, device: torch.devi
     Raises:
         ValueError: the runs are not comparable, or have no channels that belong to classes.
     """
-    runs = [run.read_run(folder) for folder in (before, after)]
-    trees = [it["tree"] for it in runs]
-    methods = []
-    for folder, tree in zip((before, after), trees, strict=True):
-        data, method = config.instantiate(tree)
+    names, data, pair = _two_runs(before, after, device)
+    methods: list[MCLoss] = []
+    for folder, method in zip((before, after), pair, strict=True):
         if not isinstance(method, MCLoss):
             raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
-        run.load_weights(method, folder / "checkpoints" / "last.ckpt")
-        methods.append(method.eval().to(device))
-    if trees[0]["data"] != trees[1]["data"]:
-        raise ValueError(f"{before} and {after} are not of the same data, so their channels cannot be compared")
-    data.prepare_data()
-    data.setup("test")
+        methods.append(method)
     shown: list[list[Example]] = [[], []]
     for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
         bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
         index = torch.tensor([data.label_names.index(example.predicted)], device=device)
-        for method, drawn in zip(methods, shown, strict=True):
+        for shows, drawn in zip(methods, shown, strict=True):
             with torch.no_grad():
-                parts = method.show(method.normalise(bytes_), index).parts
+                parts = shows.show(shows.normalise(bytes_), index).parts
             maps = None if parts is None else parts[0].cpu().numpy()
             drawn.append(replace(example, parts=maps, finer=None))
-    channel_figures.write_before_after(output, shown[0], shown[1], f"{runs[0]['name']} and {runs[1]['name']}")
+    channel_figures.write_before_after(output, shown[0], shown[1], " and ".join(names))
+
+
+def compare_steps(before: Path, after: Path, output: Path, device: torch.device) -> None:
+    """Draw Grad-CAM of each step of two runs, a row of each for every image: Figure 7.3 of Shroff's thesis.
+
+    Args:
+        before: run folder, of Focus Longer.
+        after: another one, of the same data; where it has self-attention, a third row shows that.
+        output: the PNG file.
+        device: where to compute.
+
+    Raises:
+        ValueError: the runs are not comparable, or their networks have no steps.
+    """
+    names, data, methods = _two_runs(before, after, device)
+    for folder, method in zip((before, after), methods, strict=True):
+        if "steps" not in method.figures or not method.steps:
+            raise ValueError(f"{folder}: this {type(method).__name__} goes over its patch once: it has no steps")
+    images, arrays = [], []
+    for example in choose_examples(data, methods[1], device)[:PICTURED]:
+        image = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
+        rows = [(0, "steps", "first run"), (1, "steps", "second run"), (1, "attention", "its attention")]
+        for number, name, label in rows[: 3 if "attention" in methods[1].figures else 2]:
+            found = methods[number].figure(name, methods[number].normalise(image))
+            panels = {key: value.float().cpu().numpy() for key, value in found.items()}
+            known = {"label": np.array(label)}
+            if example.target in data.label_names:
+                known["target"] = np.array(data.label_names.index(example.target))
+            images.append(example.image)
+            arrays.append({**panels, "patch": found["patch"].cpu().numpy(), **known})
+    method_figures.write_method_figure(output, "steps", images, arrays, f"first: {names[0]}, second: {names[1]}")
+
+
+def _two_runs(
+    before: Path, after: Path, device: torch.device
+) -> tuple[list[str], BenchDataModule, tuple[Method, Method]]:
+    """Names, data and trained methods of two runs of the same data."""
+    runs = [run.read_run(folder) for folder in (before, after)]
+    methods = []
+    for folder, content in zip((before, after), runs, strict=True):
+        data, method = config.instantiate(content["tree"])
+        run.load_weights(method, folder / "checkpoints" / "last.ckpt")
+        methods.append(method.eval().to(device))
+    if runs[0]["tree"]["data"] != runs[1]["tree"]["data"]:
+        raise ValueError(f"{before} and {after} are not of the same data, so they cannot be compared")
+    data.prepare_data()
+    data.setup("test")
+    return [content["name"] for content in runs], data, (methods[0], methods[1])

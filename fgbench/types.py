@@ -68,6 +68,7 @@ class Output(NamedTuple):
             None where there are none.
         steps: ``b t u v`` float32, non-negative: where a method looks in ``t`` steps, one after the other, over one and
             the same frame (which need not be the whole image); None where it looks once.
+        step_weights: ``b t`` float32: what each of the steps counts in the decision; None without ``steps``.
     """
 
     logits: Tensor
@@ -77,3 +78,4 @@ class Output(NamedTuple):
     finer: Tensor | None = None
     streams: Tensor | None = None
     steps: Tensor | None = None
+    step_weights: Tensor | None = None

@@ -3,9 +3,12 @@
 import functools
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from fgbench import cells, config, result
 from fgbench.cells import Cell, ConfigError
@@ -25,6 +28,12 @@ def test_another_class_path_drops_the_arguments_of_the_old_class():
     assert merged == {"class_path": "B", "init_args": {"y": 2}}
 
 
+NEEDS_A_FILE = {
+    "focus_longer.protopnet": "need patch_weights: train METHOD=protopnet",
+    "focus_longer.official": "need patch_weights: write it from the authors' arrays",
+}
+
+
 @pytest.mark.parametrize("dataset", cells.available("datasets"))
 @pytest.mark.parametrize("method", cells.available("methods"))
 def test_every_cell_and_every_variant_resolves(method, dataset):
@@ -33,11 +42,20 @@ def test_every_cell_and_every_variant_resolves(method, dataset):
     undefined = METHODS[method].undefined_for.get(target_of(dataset))
     for variant in ["", *(cells.variants(dataset, method) if dataset == "toybirds" else own)]:
         cell = Cell(method, dataset, variant=variant)
-        if undefined:  # said before any data is read
-            with pytest.raises(ConfigError, match=undefined):
+        refused = undefined or NEEDS_A_FILE.get(f"{method}.{variant}")
+        if refused:  # said before any data is read
+            with pytest.raises(ConfigError, match=refused):
                 resolve(cell)
         else:
             assert resolve(cell).tree["method"]["class_path"].startswith("fgbench.methods.")
+
+
+def test_a_file_on_the_command_line_completes_a_variant_that_needs_one(tmp_path):
+    save_file({"boxes": torch.zeros(1, 10, 4)}, tmp_path / "boxes.safetensors")
+    given = ("--method.init_args.patch_weights", str(tmp_path / "boxes.safetensors"))
+    plan = resolve(Cell("focus_longer", "cub200", variant="official", overrides=given))
+    assert not config.is_customised(plan)
+    assert config.is_customised(resolve(replace(plan.cell, overrides=(*given, "--method.init_args.steps", "3"))))
 
 
 @functools.cache

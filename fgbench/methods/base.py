@@ -131,6 +131,14 @@ class Method(LightningModule):
         self._diverged: Tensor | None = None  # (step or -1, loss, terms...) of this process' first non-finite loss
         self._terms: tuple[str, ...] = ()
 
+    @classmethod
+    def check_files(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that need a file and name none, before any data is read; files themselves are not opened.
+
+        Raises:
+            ValueError: says which file, and how it is made.
+        """
+
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits, saliency and parts of normalised images."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from fgbench.backbones import Backbone
 from fgbench.layers.recurrent import gradients, unroll
@@ -226,7 +226,9 @@ class LocalStream(nn.Module):
 
         Averaging comes before the LSTM, so a score's derivative is the same in all cells of a channel: the weights of
         Grad-CAM are its derivative by the averaged features. With self-attention they are the mean of the derivatives
-        by the cells.
+        by the cells, which is the derivative by a number added to the whole channel, over the number of cells.
+        Attention does not change when all keys change alike, and an answer changes as all its values do: so the number
+        is added to the answers, keys have none, and no gradient passes through the map.
 
         Args:
             features: of the patches.
@@ -240,18 +242,18 @@ class LocalStream(nn.Module):
                 weight = self.classifier.weight[choose(logits.detach())] / features[0, 0].numel()
                 pooled = _cam(weight[:, None].detach(), features.detach())[:, 0]
                 return logits if differentiable else logits.detach(), None, Evidence(pooled, None)
-            leaf = features if self.looks is not None else features.mean((2, 3))
-            leaf = leaf if leaf.requires_grad else leaf.detach().requires_grad_()
-            listed, attention = self._states(leaf)
+            leaf = self._leaf(features)
+            listed, attention = self._states(features, leaf)
             steps = self._stack(listed, attention, features.shape[2:])
             logits = self.logits(features, steps.states)
             index = choose(logits.detach())
             weight, bias = self.classifier.weight[index], self.classifier.bias[index]
             scores = [(state * weight).sum(1) + bias for state in listed]
             chosen = logits.gather(1, index[:, None])[:, 0]
-            slopes = gradients([*scores, chosen], leaf)
-            slopes = slopes / features[0, 0].numel() if self.looks is None else slopes.mean((3, 4))
-            maps = _cam(slopes.detach(), features.detach())
+            slopes = gradients([*scores, chosen], leaf).detach() / features[0, 0].numel()
+            if self.looks is not None:
+                slopes = pad(slopes[..., : features.shape[1] - self.looks.keys], (self.looks.keys, 0))
+            maps = _cam(slopes, features.detach())
         if not differentiable:
             logits, steps = (
                 logits.detach(),
@@ -259,13 +261,21 @@ class LocalStream(nn.Module):
             )
         return logits, steps, Evidence(maps[:, -1], maps[:, :-1].relu())
 
-    def _states(self, inputs: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """States and attention of each step, from the averaged features, or the map where there is self-attention."""
+    def _leaf(self, features: Tensor) -> Float[Tensor, "b d"]:
+        """By what scores are derived: averaged features, or, with self-attention, what is added to its answers."""
         if self.looks is not None:
-            return self._attend(inputs)
-        return unroll(cast(nn.LSTM, self.lstm), inputs, self.steps), []
+            size = features.shape[1] - self.looks.keys + self.looks.basis**2
+            return features.new_zeros(len(features), size, requires_grad=True)
+        mean = features.mean((2, 3))
+        return mean if mean.requires_grad else mean.detach().requires_grad_()
 
-    def _attend(self, features: Float[Tensor, "b d u v"]) -> tuple[list[Tensor], list[Tensor]]:
+    def _states(self, features: Tensor, leaf: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """States and attention of each step."""
+        if self.looks is not None:
+            return self._attend(features, leaf)
+        return unroll(cast(nn.LSTM, self.lstm), leaf, self.steps), []
+
+    def _attend(self, features: Tensor, added: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         looks = cast(SelfAttention, self.looks)
         keys, values = looks.split(features)
         first = features.new_zeros(len(features), looks.hidden)
@@ -274,7 +284,7 @@ class LocalStream(nn.Module):
         def look(state: Tensor | None) -> Tensor:
             over, seen = looks.attend(looks.query(first if state is None else state), keys, values)
             attention.append(over)
-            answer: Tensor = looks.answer(seen)
+            answer: Tensor = looks.answer(seen if added is None else seen + added)
             return answer
 
         return unroll(cast(nn.LSTM, self.lstm), look, self.steps), attention

@@ -19,8 +19,9 @@ Decisions, and differences from thesis and code, each with its reason:
   ``official`` reads the authors' boxes, of which nobody knows whether labels chose those of the test images.
 * Test patches: ``top1``, ``mean_all`` (mean local logits of all), or ``random``, drawn from the image's number; the
   code draws anew at each test, so its accuracy is a random variable. The thesis is silent; its preset is ``top1``.
-* A patch is cut from the network's input, as in the code, and enlarged on the device (``layers.boxes``): the file at
-  its own resolution would be sharper, and does not fit in a batch.
+* A patch is cut from the batch's image on the device (``layers.boxes``). By default that is what the global stream
+  sees, as in the code, so patches are enlarged. With ``global_size`` the dataset's views are to be larger and the
+  global stream sees them shrunk: patches then have pixels that it never had (ours).
 * VGG's last pool is left out of the local stream (thesis and code) and kept in the global one (code). Other networks
   have no such pool.
 * The local classifier and the LSTM's input have the trunk's channels (512 for VGG-19, ResNet-18 and ResNet-34, as in
@@ -130,6 +131,8 @@ class FocusLonger(Method):
         patch_weights: file of ``protopnet`` or ``official``; null for the others.
         extractor_size: of ``protopnet``: pixels of the squares that its network sees; null for images as they come.
         patch_size: side of a patch as the network sees it, pixels.
+        global_size: shorter side of the images as the global stream sees them, pixels; patches are cut from them as
+            they come. Null: the global stream sees them as they come.
         rates: who learns at ``new_layer_factor`` times the rate: the local stream, or all that is not a trunk.
         num_outputs: see ``Method``.
         target: see ``Method``.
@@ -171,6 +174,7 @@ class FocusLonger(Method):
         patch_weights: str | None = None,
         extractor_size: int | None = 224,
         patch_size: int = 224,
+        global_size: int | None = None,
         rates: Literal["streams", "layers"] = "streams",
     ) -> None:
         super().__init__(num_outputs, target, optim)
@@ -179,6 +183,8 @@ class FocusLonger(Method):
                 f"patch_count={patch_count}, patch_size={patch_size}, local_weight={local_weight}, "
                 f"rank_weight={rank_weight}: need 1 patch of 16 pixels, a local stream that counts, no negative weight"
             )
+        if global_size is not None and global_size < 16:
+            raise ValueError(f"global_size is {global_size}; the global stream needs 16 pixels, or null")
         if local == "cnn" and supervise == "every_step":
             raise ValueError("supervise every_step needs the steps of an LSTM: set local to lstm or self_attention")
         if local_weights is not None and local_backbone is None:
@@ -192,7 +198,8 @@ class FocusLonger(Method):
         }
         self.recipe = PRESETS[preset]._replace(**{name: x for name, x in changes.items() if x is not None})
         self.rank_weight, self.rank_margin, self.local_weight = rank_weight, rank_margin, local_weight
-        self.supervise, self.patch_size, self.rates = supervise, patch_size, rates
+        self.supervise, self.rates = supervise, rates
+        self.patch_size, self.global_size = patch_size, global_size
         self.backbone = Backbone(backbone, weights, mean=mean, std=std)
         arch, own = (local_backbone, local_weights) if local_backbone else (backbone, weights)
         trunk = Backbone(arch, own, mean=mean, std=std)
@@ -210,6 +217,11 @@ class FocusLonger(Method):
         self.parts, self.stream_names = self.steps or None, names_of_streams(self.steps)
         if local != "self_attention":
             self.figures = self.figures[:2]
+
+    @classmethod
+    def check_files(cls, arguments: Mapping[str, Any]) -> None:
+        """An extractor with a file needs it."""
+        focus_patches.check_file(arguments["patches"], arguments["patch_weights"])
 
     def preparation(self) -> Preparation | None:
         """Boxes that a trained ProtoPNet finds in all images."""
@@ -282,17 +294,19 @@ class FocusLonger(Method):
 
         each, steps, evidence = self.local.explain(features, choose)
         local = each.unflatten(0, (-1, count)).mean(1)
-        streams, maps = [found.logits[:, None], local[:, None]], None
+        streams, maps, weights = [found.logits[:, None], local[:, None]], None, None
         if steps is not None:
             scores = self.local.step_scores(steps.states).unflatten(0, (-1, count)).mean(1)
             streams += self._step_streams(found.logits, scores)
             maps = evidence.steps if steps.attention is None else steps.attention
+            weights = self.local.weights(steps.states).unflatten(0, (-1, count)).mean(1).float()
         return Output(
             found.logits + self.local_weight * local,
             self._saliency(image, found, boxes, cast(Tensor, classes), evidence.pooled),
             None if maps is None else self._pasted(image, boxes, maps).mean(1),
             streams=torch.cat(streams, 1),
             steps=None if maps is None else maps.unflatten(0, (-1, count))[:, 0],
+            step_weights=weights,
         )
 
     def _step_streams(self, coarse: Tensor, scores: Float[Tensor, "b t k"]) -> list[Tensor]:
@@ -315,7 +329,7 @@ class FocusLonger(Method):
     # ---- streams and patches
 
     def _find(self, image: Tensor, batch: Batch | None) -> Found:
-        features = self.after(self.backbone(image))
+        features = self.after(self.backbone(shrunk(image, self.global_size)))
         logits = self.classifier(features.mean((2, 3))).float()
 
         def maps(count: int) -> Tensor:
@@ -383,6 +397,21 @@ def names_of_streams(steps: int) -> tuple[str, ...]:
     """
     kinds = ("local_step", "step", "sum", "mean")
     return ("global", "local", *(f"{kind}_{step}" for kind in kinds for step in range(1, steps + 1)))
+
+
+def shrunk(image: Float[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 h2 w2"]:
+    """Images whose shorter side has at most so many pixels, all of the former ones averaged into them.
+
+    >>> [tuple(shrunk(torch.zeros(1, 3, 60, 90), size).shape[2:]) for size in (20, 80, None)]
+    [(20, 30), (60, 90), (60, 90)]
+    """
+    height, width = image.shape[2:]
+    if size is None or size >= min(height, width):
+        return image
+    scale = size / min(height, width)
+    sides = (round(scale * height), round(scale * width))
+    with torch.autocast(image.device.type, enabled=False):
+        return nn.functional.interpolate(image.float(), sides, mode="bilinear", antialias=True)
 
 
 def _cells(image: Tensor) -> tuple[int, int]:

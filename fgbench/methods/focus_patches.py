@@ -9,7 +9,7 @@ that crops or mirrors. ``official`` looks up the boxes that the authors publishe
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -75,8 +75,7 @@ class Extractor(nn.Module):
         return self._network[0]
 
     def _check(self) -> str | None:
-        if self.kind in NEEDED and self.weights is None:
-            raise ValueError(f"patches {self.kind} need patch_weights: {NEEDED[self.kind]}")
+        check_file(self.kind, self.weights)
         return self.weights
 
     @torch.no_grad()
@@ -102,10 +101,20 @@ class Extractor(nn.Module):
             found: Tensor = self.network().to(image.device)(image)
             return found
         if self.kind == "official" and batch is not None:
-            if self.published is None:
-                raise ValueError(f"patches official need patch_weights: {NEEDED['official']}")
-            return boxed.within(boxed.to_input(self.published[batch.image_id], batch.frame), height, width, LEAST)
+            self._check()
+            published = cast(Tensor, self.published)[batch.image_id]
+            return boxed.within(boxed.to_input(published, batch.frame), height, width, LEAST)
         return boxed.in_pixels(boxed.activation_fractions(maps(self.count)), height, width)
+
+
+def check_file(kind: Kind, weights: str | None) -> None:
+    """Refuse an extractor without its file.
+
+    Raises:
+        ValueError: says how the file is made.
+    """
+    if kind in NEEDED and weights is None:
+        raise ValueError(f"patches {kind} need patch_weights: {NEEDED[kind]}")
 
 
 def numbers(image: Tensor, batch: Batch | None) -> Int[Tensor, " b"]:

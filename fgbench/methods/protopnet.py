@@ -28,8 +28,9 @@ Differences from paper and from code, each with its reason:
 * ``parts`` is ours: the prototypes of all classes are grouped by k-means (no label is used), and a part's map is the
   largest similarity to a prototype of its group, above its mean over the image. ``saliency`` is ours, too:
   similarities to the predicted class's prototypes, weighed by the last layer.
+* A prototype's place is not proof of what it stands for: a cell of a deep stage sees far more of the image than itself,
+  and no cost prefers a cell on the object to one beside it (``experiments/cells/toybirds/protopnet.yaml`` has counts).
 * VGG's fifth pool is left out of the suite's backbones; ``pool`` puts it back (7 x 7 cells at 224 pixels).
-
 """
 
 from collections.abc import Mapping

@@ -12,6 +12,9 @@ logarithm of the number of cells. Percent; 100 is a constant map, 0 a single cel
 *Definition, overlap.* ``step_overlap``: cosine between the maps of a step and of the step before it. Percent; 100 is
 the same map at another scale.
 
+*Definition, weight.* ``step_weight``: what a step counts in the decision (``Output.step_weights``), in percent of all
+steps where they sum to one.
+
 Each is the mean over images, for each step (``details``; overlap from the second on). ``step_area_change`` and
 ``step_entropy_change`` are means over images of the last step's less the first one's, in percentage points: below zero
 means that attention gets finer; ``step_overlap`` is the mean over steps and images. Left out: maps that are zero
@@ -77,32 +80,36 @@ class Focus(BenchMetric):
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
-        values = 2 * (steps + 1) + steps - 1  # area and entropy of each step and their change, overlaps
+        self.lengths = [steps - 1, steps, 1, steps, 1, steps]  # overlap, area, its change, entropy, its change, weight
+        values = sum(self.lengths)
         for state in ("sums", "counts"):
             self.add_state(state, torch.zeros(values, dtype=torch.int64), dist_reduce_fx="sum")
 
     def columns(self, output: Output, batch: Batch, floors: Points | None = None) -> dict[str, Tensor]:
-        """``step_area``, ``step_entropy`` and ``step_overlap`` of each image, NaN where not defined."""
-        if output.steps is None or output.steps.shape[1] != self.steps:
-            raise ValueError(f"focus: the method does not give the maps of its {self.steps} steps")
-        maps = output.steps
-        return {"step_area": half_area(maps), "step_entropy": entropy(maps), "step_overlap": neighbours(maps)}
+        """``step_area``, ``_entropy``, ``_overlap`` and ``_weight`` of each image, NaN where not defined."""
+        maps, weights = output.steps, output.step_weights
+        if maps is None or weights is None or not maps.shape[1] == weights.shape[1] == self.steps:
+            raise ValueError(f"focus: the method does not give the maps and weights of its {self.steps} steps")
+        return {
+            "step_area": half_area(maps),
+            "step_entropy": entropy(maps),
+            "step_overlap": neighbours(maps),
+            "step_weight": weights.double(),
+        }
 
     def update(self, columns: dict[str, Tensor], batch: Batch) -> None:
         """Add."""
         found = [columns["step_overlap"]]
         for name in ("step_area", "step_entropy"):
             found += [columns[name], columns[name][:, -1:] - columns[name][:, :1]]
-        values = torch.cat(found, 1)
+        values = torch.cat([*found, columns["step_weight"]], 1)
         self.counts += values.isfinite().sum(0)
         self.sums += (values.nan_to_num() * UNIT).round().to(torch.int64).sum(0)
 
     def compute(self) -> dict[str, Tensor]:
         """Percentages."""
         means = 100 * self.sums.double() / UNIT / self.counts
-        overlap, area, area_change, entropies, entropy_change = means.split(
-            [self.steps - 1, self.steps, 1, self.steps, 1]
-        )
+        overlap, area, area_change, entropies, entropy_change, weight = means.split(self.lengths)
         pairs = self.sums[: self.steps - 1].sum().double() / self.counts[: self.steps - 1].sum()
         return {
             "step_area_change": area_change[0],
@@ -111,4 +118,5 @@ class Focus(BenchMetric):
             "step_area_each": area,
             "step_entropy_each": entropies,
             "step_overlap_each": overlap,
+            "step_weight_each": weight,
         }

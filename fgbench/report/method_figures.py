@@ -151,7 +151,7 @@ def draw_patches(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found:
 def draw_steps(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
     """The patch, weights of the steps, and a map of each step; green where its answer is right, else red."""
     patch = np.moveaxis(found["patch"], 0, -1)
-    _show(axes[0], patch, "patch")
+    _show(axes[0], patch, str(found.get("label", "patch")))
     if "maps" not in found:
         _show(axes[1], saliency_overlay(patch, found["pooled"]), "evidence")
         return

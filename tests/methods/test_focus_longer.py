@@ -132,6 +132,23 @@ def test_steps_sums_and_means_are_those_of_the_states():
     torch.testing.assert_close(names["mean_4"], output.logits, atol=1e-4, rtol=1e-4)  # it was pooled so
 
 
+def test_with_a_global_size_only_the_patch_has_the_pixels_of_the_image():
+    method, batch = make(global_size=16, patches="grid", patch_count=1, patch_size=32), batch_of()
+    lines = torch.zeros_like(batch.image)
+    lines[..., ::2], lines[..., 1::2] = 1.0, -1.0  # gone where four columns become one
+    with torch.no_grad():
+        smooth, striped = (method.respond(batch._replace(image=0.05 * batch.image + x)) for x in (0 * lines, lines))
+        small = make(patches="grid", patch_count=1, patch_size=32)
+        small.load_state_dict(method.state_dict())
+        shrunk = torch.nn.functional.adaptive_avg_pool2d(batch.image, 16)
+        near, far = (small._find(x, None).logits for x in (shrunk, batch.image))
+        seen = method._find(batch.image, None).logits
+    inner = (smooth.streams - striped.streams).abs().amax((0, 2))
+    assert inner[0] < 0.3 * inner[1]  # not zero: the outermost columns have no neighbours to cancel them
+    assert (seen - near).abs().max() < 0.2 * (far - near).abs().max()
+    assert smooth.saliency.shape == (3, 8, 8)  # of the image as it came
+
+
 def test_mean_all_averages_what_each_patch_says():
     method, batch = make(test_patch="mean_all", patches="grid"), batch_of()
     with torch.no_grad():

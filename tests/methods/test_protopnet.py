@@ -61,6 +61,12 @@ def fit(folder, method, epochs=4, callbacks=(), processes=1, resume=None):
     return method
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Not to be changed."""
+    return fit(tmp_path_factory.mktemp("trained"), make()).eval()
+
+
 def copy_of(method):
     return {name: value.clone() for name, value in method.state_dict().items()}
 
@@ -159,9 +165,8 @@ def test_rates_are_those_of_the_paper_and_fall_over_joint_epochs_only(tmp_path):
     assert {rates[3] for rates in look.rates} == {1e-4}
 
 
-def test_a_projected_prototype_is_exactly_a_patch_of_a_training_image_of_its_class(tmp_path):
-    method = fit(tmp_path, make()).eval()
-    cells = {}
+def test_a_projected_prototype_is_exactly_a_patch_of_a_training_image_of_its_class(trained):
+    method, cells = trained, {}
     with torch.no_grad():
         for shown in loader():
             batch = method.on_after_batch_transfer(shown, 0)
@@ -190,13 +195,13 @@ def test_two_processes_project_the_same_as_one(tmp_path):
         assert torch.equal(states[0][name], states[1][name]), name
 
 
-def test_a_run_killed_in_its_last_stage_ends_in_the_same_weights(tmp_path):
+def test_a_run_killed_in_its_last_stage_ends_in_the_same_weights(tmp_path, trained):
     class Kill(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 3:
                 raise RuntimeError("killed")
 
-    expected = copy_of(fit(tmp_path / "unbroken", make()))
+    expected = copy_of(trained)
     with pytest.raises(RuntimeError, match="killed"):
         fit(tmp_path / "killed", make(), callbacks=[Kill()])
     found = copy_of(fit(tmp_path / "killed", make(), resume=tmp_path / "killed/last.ckpt"))
@@ -295,8 +300,8 @@ def test_pictures_are_what_lies_around_a_place():
     assert not found[0, 1].any()
 
 
-def test_figures_show_prototypes_with_the_patches_that_they_are(tmp_path):
-    method = fit(tmp_path, make()).eval()
+def test_figures_show_prototypes_with_the_patches_that_they_are(tmp_path, trained):
+    method = trained
     image = next(iter(loader())).image[:1]
     for name, count in (("prototypes", 5), ("gallery", PER_CLASS)):
         found = method.figure(name, method.normalise(image))

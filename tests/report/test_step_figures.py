@@ -1,0 +1,69 @@
+"""Curves over steps, and two runs' steps below each other: drawn from numbers that are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgbench import pictures
+from fgbench.methods import FocusLonger, Optim
+from fgbench.report.figures import Example
+from fgbench.report.step_figures import write_step_curves
+from fgbench.result import read_result
+
+
+@pytest.fixture(scope="module")
+def result():
+    found = sorted((pictures.config.ROOT / "leaderboard/results").rglob("baseline*.json"))
+    return read_result(found[0])
+
+
+def blue(path):
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    rows, columns = np.nonzero(np.abs(picture - np.array([31, 119, 180])).max(2) < 40)
+    return rows, columns, picture.shape
+
+
+def test_a_better_later_step_is_drawn_higher(tmp_path, result):
+    scores = {"accuracy_global": 50.0}
+    for step in range(1, 11):
+        scores |= {f"accuracy_{name}_{step}": 5.0 * step for name in ("step", "local_step", "sum", "mean")}
+    weights = {str(step): 10.0 for step in range(1, 11)}
+    write_step_curves(tmp_path / "a.png", {"one": replace(result, scores=scores, details={"step_weight": weights})})
+    rows, columns, (_, width, _) = blue(tmp_path / "a.png")
+    left, right = columns < width / 9, (columns > width / 4) & (columns < width / 3.3)
+    assert np.median(rows[left]) > np.median(rows[right])
+
+
+def test_runs_without_steps_are_refused(tmp_path, result):
+    with pytest.raises(ValueError, match="no run has an accuracy for each step"):
+        write_step_curves(tmp_path / "a.png", {"one": replace(result, scores={"accuracy_global": 1.0})})
+
+
+def make(local):
+    return FocusLonger(2, "class", Optim(), backbone="resnet_nano", weights=None, hidden=8, steps=2, patch_size=32,
+                       patches="grid", patch_count=1, local=local).eval()  # fmt: skip
+
+
+def test_two_runs_have_a_row_each_and_self_attention_one_more(tmp_path, monkeypatch):
+    class Data:
+        label_names = ("a", "b")
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    example = Example(image_id=0, image=image, target="a", predicted="b", boxes=np.zeros((0, 4)),
+                      landmarks=np.zeros((0, 2)), aspect=1.0)  # fmt: skip
+    monkeypatch.setattr(pictures, "choose_examples", lambda *_: [example])
+    heights = {}
+    for local in ("lstm", "self_attention", "cnn"):
+        runs = (["x", "y"], Data, (make("lstm"), make(local)))
+        monkeypatch.setattr(pictures, "_two_runs", lambda *_, runs=runs: runs)
+        file = tmp_path / f"{local}.png"
+        if local == "cnn":
+            with pytest.raises(ValueError, match=r"second: .*it has no steps"):
+                pictures.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
+        else:
+            pictures.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
+            heights[local] = Image.open(file).size[1]
+    assert heights["self_attention"] > 1.3 * heights["lstm"]
