@@ -116,7 +116,7 @@ def test_batches_have_the_types_and_shapes_of_the_contract(make):
     boxes, marks = data.listing.most_boxes, len(data.landmark_names)
     shapes = {"image": (4, 3, 36, 36), "target": (4, *labels), "image_id": (4,), "boxes": (4, boxes, 4)}
     shapes |= {"box_valid": (4, boxes), "landmarks": (4, marks, 2), "visible": (4, marks), "frame": (4, 6)}
-    shapes |= {"prepared": (4, 0)}  # nothing was
+    shapes |= {"prepared": (4, 0), "mask": (4, 0)}  # nothing was; tests only
     kinds = (
         torch.uint8,
         torch.float32 if labels else torch.int64,
@@ -126,6 +126,7 @@ def test_batches_have_the_types_and_shapes_of_the_contract(make):
         torch.float32,
         torch.bool,
         torch.float64,
+        torch.float32,
         torch.float32,
     )
     assert isinstance(batch, Batch)
