@@ -209,7 +209,7 @@ class Method(LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise on the device: a quarter of the bytes travel. An image that its row replaces has no pixels."""
-        if batch.prepared.shape[1:].numel() and self.replaces_image:
+        if batch.prepared.numel() and self.replaces_image:
             return batch
         return batch._replace(image=self.normalise(batch.image))
 

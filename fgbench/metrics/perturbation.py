@@ -45,6 +45,7 @@ Classify = Callable[[Tensor], Tensor]
 def subset(rows: Int[ndarray, " n"], most: int = MOST) -> Int[ndarray, " m"]:
     """Every k-th, k the smallest that leaves at most ``most``.
 
+    >>> import numpy as np
     >>> subset(np.arange(10), 4).tolist()
     [0, 3, 6, 9]
     """

@@ -45,7 +45,7 @@ def batch_of(maps, target, image=None):
     image = torch.zeros(1, dtype=torch.uint8).expand(n, 3, 8 * SIDE, 8 * SIDE) if image is None else image
     empty, no = torch.zeros(n, 0, 4), torch.zeros(n, 0, dtype=torch.bool)
     frame = torch.zeros(n, 6).double()
-    return Batch(image, target, torch.arange(n), empty, no, torch.zeros(n, 0, 2), no, frame, maps)
+    return Batch(image, target, torch.arange(n), empty, no, torch.zeros(n, 0, 2), no, frame, maps, torch.zeros(n, 0))
 
 
 def loader(batch, size=24):
