@@ -81,7 +81,7 @@ def distinguishing(data) -> list[list[int]]:
     for step in json.loads((data.tree() / "catalogue.json").read_text())["steps"]:
         [part] = {key.partition(".")[0].removesuffix("s") for key in step if "." in key}  # legs: leg
         values = {1 + PARTS.index(name) for name in (part, f"far {part}") if name in PARTS}
-        for species in (step["species"], step["differs_from"]):
+        for species in (step["class"], step["differs_from"]):
             differences[species - 1 - data.first_class] |= values
     return [sorted(values) for values in differences]
 
