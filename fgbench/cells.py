@@ -44,7 +44,7 @@ class Cell:
     @property
     def command(self) -> str:
         """The command that makes this cell again, as its row quotes it: without what is this machine's only."""
-        extra = _without_machine(self.overrides)
+        extra = [_without_folder(word) for word in _without_machine(self.overrides)]
         extra += ["--variant", self.variant] if self.variant else []
         extra += ["--track", self.track] if self.track != "paper" else []
         command = f"make bench METHOD={self.method} DATASET={self.dataset} SEED={self.seed}"
@@ -192,6 +192,16 @@ def _without_machine(overrides: Sequence[str]) -> list[str]:
         if not skip:
             kept.append(override)
     return kept
+
+
+def _without_folder(word: str) -> str:
+    """A file of this machine is named without its folder: its content stands in a column of its own.
+
+    >>> _without_folder("/home/me/weights.safetensors"), _without_folder("--method.init_args.weights=/tmp/a.pth")
+    ('weights.safetensors', '--method.init_args.weights=a.pth')
+    """
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (Path(value).name if value.startswith("/") else value)
 
 
 def _split(names: str) -> list[str]:
