@@ -197,7 +197,7 @@ def _without_machine(overrides: Sequence[str]) -> list[str]:
 def _without_folder(word: str) -> str:
     """A file of this machine is named without its folder: its content stands in a column of its own.
 
-    >>> _without_folder("/home/me/weights.safetensors"), _without_folder("--method.init_args.weights=/tmp/a.pth")
+    >>> _without_folder("/home/me/weights.safetensors"), _without_folder("--method.init_args.weights=/home/a.pth")
     ('weights.safetensors', '--method.init_args.weights=a.pth')
     """
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)

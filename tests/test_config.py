@@ -242,6 +242,8 @@ def test_what_a_row_keeps_of_its_configuration_names_no_path_and_has_its_digest(
 def test_the_command_of_a_cell_names_everything_that_was_asked_for():
     cell = Cell("baseline", "toybirds", 2, "", "cub20_224", ("--optim.lr", "0.1"))
     assert cell.command == "make bench METHOD=baseline DATASET=toybirds SEED=2 ARGS='--optim.lr 0.1 --track cub20_224'"
+    there = Cell("baseline", "toybirds", overrides=("--method.init_args.weights", "/home/me/a.safetensors"))
+    assert there.command.endswith("ARGS='--method.init_args.weights a.safetensors'")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["leaderboard", "--help"], ["fit", "--help"]])
