@@ -50,9 +50,10 @@ def write_method_figures(
         ]
         for panels in arrays:
             if "image_id" in panels:
-                panels["shown"] = data.pictures(panels["image_id"])
+                panels["shown"], panels["aspects"] = data.pictures(panels["image_id"])
         path = folder / "figures" / f"{name}.png"
-        write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}")
+        aspects = [example.aspect for example in shown]
+        write_method_figure(path, name, [example.image for example in shown], arrays, f"{title}: {name}", aspects)
 
 
 def example_of(item: Batch, names: tuple[str, ...], method: Method | Explained) -> Example:
@@ -77,6 +78,6 @@ def example_of(item: Batch, names: tuple[str, ...], method: Method | Explained) 
         predicted=predicted,
         boxes=item.boxes[item.box_valid].numpy(),
         landmarks=item.landmarks[item.visible].numpy(),
-        aspect=float(item.frame[4] / item.frame[0]),
+        aspect=float(item.aspect),
         **maps,
     )

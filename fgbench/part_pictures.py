@@ -62,7 +62,7 @@ def class_parts(folders: Sequence[Path], label: str, output: Path) -> None:
         index = class_index(label, trained.data.label_names)
         name = trained.data.label_names[index]
         found = {key: value.cpu().numpy() for key, value in method.class_parts(index).items()}
-        found["shown"] = trained.data.pictures(found["image_id"])
+        found["shown"], found["aspects"] = trained.data.pictures(found["image_id"])
         rows.append((trained.name, found))
     write_class_parts(output, rows, f"{name}: the parts that matter most, by their best training regions")
 
@@ -77,12 +77,14 @@ def heatmaps(folders: Sequence[Path], images: Sequence[str], label: str | None, 
         label: a class; None for the one that each run predicts.
         output: the PNG file.
     """
-    rows, shown = [], []
+    rows: list[tuple[str, list[dict[str, Any]], list[str]]] = []
+    shown, aspects, captions = [], [], []
     for trained, method in runs_of(folders):
         names = trained.data.label_names
         index = None if label is None else class_index(label, names)
         items = items_of(trained, images, index)
         shown = [item.image.permute(1, 2, 0).numpy() for item, _ in items]
+        aspects = [float(item.aspect) for item, _ in items]
         looked, titles = [], []
         with trained.as_tested():
             for item, _ in items:
@@ -93,7 +95,7 @@ def heatmaps(folders: Sequence[Path], images: Sequence[str], label: str | None, 
                 titles.append(f"{names[int(found['class'])]}: {float(found['logit']):.2f}")
         rows.append((trained.name, looked, titles))
         captions = [caption for _, caption in items]
-    write_heatmaps(output, shown, captions, rows)
+    write_heatmaps(output, shown, aspects, captions, rows)
 
 
 def items_of(trained: Trained, images: Sequence[str], index: int | None) -> list[tuple[Batch, str]]:

@@ -51,6 +51,11 @@ class Batch(NamedTuple):
     prepared: Tensor = NOTHING
     mask: Tensor = NOTHING
 
+    @property
+    def aspect(self) -> Tensor:
+        """``b``: height over width of an input pixel in the original file; 1 unless the view squashes images."""
+        return (self.frame[..., 4] / self.frame[..., 0]).abs()
+
 
 class Output(NamedTuple):
     """What a method says about a batch.

@@ -10,7 +10,8 @@ from PIL import Image
 
 from fgbench import part_pictures
 from fgbench.cli import build_parser, main
-from fgbench.data import ToyBirds
+from fgbench.data import CUB200, ToyBirds
+from fgbench.data.view import View
 from fgbench.methods import Baseline, DPNet, Optim
 from fgbench.pictures import Trained
 
@@ -68,7 +69,8 @@ def test_any_image_is_shown_for_any_class(runs, tmp_path, monkeypatch):
     Image.fromarray(np.full((48, 48, 3), 200, np.uint8)).save(own)
     number = int(data.split_ids("train")[4])
     part_pictures.heatmaps([Path("a"), Path("b")], [str(number), str(own)], "2", tmp_path / "x.png")
-    _, images, captions, rows = drawn.pop()
+    _, images, aspects, captions, rows = drawn.pop()
+    assert aspects == [1.0, 1.0]
     seen = data.dataset(data.test_view)[int(data.rows_of(np.array([number]))[0])]
     np.testing.assert_array_equal(images[0], seen.image.permute(1, 2, 0).numpy())
     assert (images[1] == 200).all()
@@ -81,7 +83,7 @@ def test_any_image_is_shown_for_any_class(runs, tmp_path, monkeypatch):
     np.testing.assert_allclose(rows[0][1][0]["box"], expected["box"][0].numpy())
     assert rows[0][2][0] == f"{data.label_names[2]}: {float(expected['logit']):.2f}"
     part_pictures.heatmaps([Path("a")], [], "2", tmp_path / "x.png")
-    assert all(caption.endswith(data.label_names[2]) for caption in drawn.pop()[2])
+    assert all(caption.endswith(data.label_names[2]) for caption in drawn.pop()[3])
     part_pictures.heatmaps([Path("a")], [], None, tmp_path / "x.png")
     assert len(drawn.pop()[1]) == part_pictures.EXAMPLES
 
@@ -132,3 +134,24 @@ def test_what_cannot_be_drawn_is_refused(runs, tmp_path, capsys, given, message)
 def test_every_kind_of_figure_has_its_options():
     options = build_parser().parse_args(["figure", "heatmaps", "r", "--image", "3", "a.jpg", "--output", "o.png"])
     assert (options.runs, options.image, options.label) == ([Path("r")], ["3", "a.jpg"], None)
+
+
+def test_squashed_images_are_drawn_in_their_own_proportions(tmp_path):
+    image = np.full((40, 40, 3), 120, np.uint8)  # of a file that is twice as wide as high
+    found = {"heatmap": np.zeros((4, 4), np.float32), "box": np.array([0.0, 0.0, 0.1, 0.1])}
+    part_pictures.write_heatmaps(tmp_path / "h.png", [image], [0.5], [""], [("", [found], [""])])
+    grey = (abs(picture(tmp_path / "h.png") - 120).max(2) < 3).nonzero()
+    height, width = (axis.max() - axis.min() + 1 for axis in grey)
+    assert width / height == pytest.approx(2, rel=0.04)
+
+
+def test_pictures_know_the_proportions_of_their_files(fake_root):
+    data = CUB200(
+        root=str(fake_root("cub200")), classes=3, test_view=View(resize="squash", size=32, crop="none", crop_size=0)
+    )
+    data.prepare_data()
+    number = int(data.split_ids("test")[0])
+    images, aspects = data.pictures(np.array([[number]]))
+    with Image.open(data.listing.path(int(data.rows_of(np.array([number]))[0]))) as file:
+        assert aspects[0, 0] == pytest.approx(file.height / file.width)
+    assert images.shape == (1, 1, 32, 32, 3)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning import LightningDataModule
 from numpy import ndarray
 from torch import Tensor
@@ -276,12 +276,13 @@ class BenchDataModule(LightningDataModule):
         rows: Int[ndarray, " n"] = order[np.searchsorted(self.listing.image_id, image_id, sorter=order)]
         return rows
 
-    def pictures(self, image_id: Int[ndarray, "*n"]) -> UInt8[ndarray, "*n h w 3"]:
-        """Images by their numbers, in the test view, for figures."""
+    def pictures(self, image_id: Int[ndarray, "*n"]) -> tuple[UInt8[ndarray, "*n h w 3"], Float[ndarray, "*n"]]:
+        """Images by their numbers, in the test view, for figures; and the aspect of their pixels."""
         seen = self.dataset(self.test_view)
-        rows = self.rows_of(image_id.reshape(-1)).tolist()
-        images = np.stack([seen[row].image.permute(1, 2, 0).numpy() for row in rows])
-        return images.reshape(*image_id.shape, *images.shape[1:])
+        items = [seen[row] for row in self.rows_of(image_id.reshape(-1)).tolist()]
+        images = np.stack([item.image.permute(1, 2, 0).numpy() for item in items])
+        aspects = np.array([float(item.aspect) for item in items])
+        return images.reshape(*image_id.shape, *images.shape[1:]), aspects.reshape(image_id.shape)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The train split, shuffled by seed and epoch, through the training view."""

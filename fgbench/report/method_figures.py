@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fgbench.report.figures import INCH, part_colours, saliency_overlay
-from fgbench.report.part_figures import SHOWN, draw_class_parts, draw_heatmap
+from fgbench.report.part_figures import SHOWN, draw_class_parts, draw_heatmap, unsquash
 from fgbench.result import write_atomically
 
 Arrays = Mapping[str, np.ndarray]
@@ -37,7 +37,12 @@ RIGHT, WRONG = "#009e73", "#d55e00"
 
 
 def write_method_figure(
-    path: Path, name: str, images: Sequence[UInt8[np.ndarray, "h w 3"]], arrays: Sequence[Arrays], title: str = ""
+    path: Path,
+    name: str,
+    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    arrays: Sequence[Arrays],
+    title: str = "",
+    aspects: Sequence[float] | None = None,
 ) -> None:
     """Draw one kind of figure for several images, a row (or two) for each.
 
@@ -47,6 +52,7 @@ def write_method_figure(
         images: what the method was shown.
         arrays: what it handed out for each.
         title: line above the sheet.
+        aspects: height over width of each image's pixels; None for square ones.
 
     Raises:
         ValueError: there is no image, or no such figure.
@@ -63,7 +69,10 @@ def write_method_figure(
     for axis in axes.flat:
         axis.axis("off")
     for index, (image, found) in enumerate(zip(images, arrays, strict=True)):
-        draw(axes[index * rows : (index + 1) * rows].ravel().tolist(), image, found)
+        block = axes[index * rows : (index + 1) * rows].ravel().tolist()
+        draw(block, image, found)
+        if aspects is not None:
+            unsquash(block, aspects[index])
     figure.suptitle(title, fontsize=9, y=1 - 0.1 / height)
     # By hand: the constrained layout of a hundred axes takes half a minute.
     figure.subplots_adjust(0.01, 0.2 / height, 0.99, 1 - 0.5 / height, wspace=0.14, hspace=0.2)

@@ -48,9 +48,16 @@ def _draw_parts(axes: Sequence[Axes], found: Mapping[str, np.ndarray]) -> None:
     for place, part in enumerate(found["part"][:SHOWN]):
         for rank in range(min(SHOWN, len(found["shown"][place]))):
             axis, picture = axes[place * SHOWN + rank], found["shown"][place][rank]
-            axis.imshow(picture)
+            axis.imshow(picture, aspect=found["aspects"][place, rank])
             axis.add_patch(frame_of(found["boxes"][place, rank], picture))
             axis.set_title(f"part {part}: {found['scores'][place, rank]:.2f}", fontsize=7)
+
+
+def unsquash(axes: Sequence[Axes], aspect: float) -> None:
+    """Give pictures whose pixels were drawn as squares the proportions of the original file."""
+    for axis in axes:
+        if axis.images and axis.get_aspect() == 1:
+            axis.set_aspect(aspect)
 
 
 def write_class_parts(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarray]]], title: str) -> None:
@@ -58,7 +65,8 @@ def write_class_parts(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndar
 
     Args:
         path: the PNG file.
-        rows: name of a run; ``part``, ``shown``, ``boxes`` and ``scores``, see ``PartEvidence.class_parts``.
+        rows: name of a run; ``part``, ``boxes`` and ``scores``, see ``PartEvidence.class_parts``; ``shown`` and
+            ``aspects``, see ``BenchDataModule.pictures``.
         title: line above the sheet.
     """
     figure, axes = _sheet(len(rows), SHOWN**2, title, [name for name, _ in rows])
@@ -70,6 +78,7 @@ def write_class_parts(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndar
 def write_heatmaps(
     path: Path,
     images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    aspects: Sequence[float],
     captions: Sequence[str],
     rows: Sequence[tuple[str, Sequence[Mapping[str, np.ndarray]], Sequence[str]]],
 ) -> None:
@@ -78,6 +87,7 @@ def write_heatmaps(
     Args:
         path: the PNG file.
         images: as the runs saw them.
+        aspects: height over width of their pixels.
         captions: of each image.
         rows: name of a run; ``heatmap`` and ``box`` of each image; a line above each.
     """
@@ -90,6 +100,8 @@ def write_heatmaps(
             axis.imshow(saliency_overlay(image, found["heatmap"]))
             axis.add_patch(frame_of(found["box"], image))
             axis.set_title(title, fontsize=7)
+    for column, aspect in zip(axes.T, aspects, strict=True):
+        unsquash(column.tolist(), aspect)
     _write(figure, path)
 
 
@@ -100,32 +112,48 @@ def write_histograms(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarr
         path: the PNG file.
         rows: name of a run; ``regions`` and ``classes`` of each part, and ``cosines``: pairs in even bins from -1 to 1.
     """
-    figure, axes = _sheet(len(rows), 3, "", [name for name, _ in rows], wide=1.8)
+    figure, axes = _sheet(len(rows), 3, "", [name for name, _ in rows], wide=1.8, left=0.75, gap=0.3)
     for row, (_, found) in zip(axes, rows, strict=True):
         for axis in row:
             axis.axis("on")
             axis.tick_params(labelsize=5, pad=1)
         regions = np.sort(found["regions"])[::-1]
         row[0].plot(np.arange(len(regions)) + 1, regions / max(1, regions.sum()), linewidth=1)
-        row[0].set_title(f"share of regions, by part; {(regions == 0).sum()} of {len(regions)} have none", fontsize=7)
+        row[0].set_title(f"regions of each part; {(regions == 0).sum()} of {len(regions)} parts have none", fontsize=7)
+        _label(row[0], "parts, most used first", "share of all regions")
         classes = np.bincount(np.minimum(found["classes"], MOST), minlength=MOST + 1)
         row[1].bar(np.arange(MOST + 1), classes)
-        row[1].set_title(f"parts, by classes that share them ({MOST}: or more)", fontsize=7)
+        row[1].set_title("how many classes share a part", fontsize=7)
+        _label(row[1], f"classes with it among their parts of most power ({MOST}: or more)", "parts")
         edges = np.linspace(-1, 1, len(found["cosines"]) + 1)
         row[2].stairs(found["cosines"], edges, fill=True)
-        row[2].set_title("pairs of parts, by cosine", fontsize=7)
+        row[2].set_title("how alike parts are", fontsize=7)
+        _label(row[2], "cosine", "pairs of parts")
     _write(figure, path)
 
 
-def _sheet(rows: int, columns: int, title: str, names: Sequence[str], wide: float = 1.0) -> tuple[Figure, np.ndarray]:
-    """Empty axes, with a name on the left of each row."""
-    width, height = LEFT + columns * INCH * wide, rows * INCH * 1.15 + 0.4
+def _label(axis: Axes, x: str, y: str) -> None:
+    axis.set_xlabel(x, fontsize=6, labelpad=2)
+    axis.set_ylabel(y, fontsize=6, labelpad=2)
+
+
+def _sheet(
+    rows: int,
+    columns: int,
+    title: str,
+    names: Sequence[str],
+    wide: float = 1.0,
+    left: float = LEFT,
+    gap: float = 0.14,
+) -> tuple[Figure, np.ndarray]:
+    """Empty axes, with a name on the left of each row; ``left`` is in inches, ``gap`` a share of an axis."""
+    width, height = left + columns * INCH * wide, rows * INCH * 1.15 + 0.4
     figure = Figure(figsize=(width, height), dpi=100)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    figure.subplots_adjust(LEFT / width, 0.2 / height, 0.99, 1 - 0.5 / height, wspace=0.14, hspace=0.2)
+    figure.subplots_adjust(left / width, 0.35 / height, 0.99, 1 - 0.5 / height, wspace=gap, hspace=gap + 0.06)
     for row, name in zip(axes, names, strict=True):
         place = row[0].get_position()
         figure.text(0.03 / width, (place.y0 + place.y1) / 2, name, rotation=90, fontsize=6, va="center")
