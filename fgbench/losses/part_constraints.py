@@ -6,8 +6,7 @@ value (unbounded below). The defaults do what the text says; the printed forms a
 """
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +15,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from fgbench.layers.distributed import gather
-from fgbench.layers.regions import MEMORY, Regions, region_scores
+from fgbench.layers.regions import MEMORY, Regions, parts_gradient, region_scores
 
 Scale = Literal["printed", "mean_normalised"]
 
@@ -42,11 +41,46 @@ def assignment_entropy(
     """Entropy of each region's assignment to the parts (softmax over parts of unit length), summed over regions.
 
     The mean over images; ``mean_normalised``: over regions too, as a share of the largest entropy. In float32; no
-    scores are kept for the gradient, they are computed again.
+    scores are kept for the gradient, which is found with the value.
     """
-    total = _over_assignments(parts, regions, temperature, lambda logarithm: -(logarithm.exp() * logarithm).sum())
+    if regions.cells.requires_grad:
+        raise ValueError("the entropy of the assignment has no gradient for the map: it must be a frozen network's")
+    with torch.autocast(parts.device.type, enabled=False):
+        unit = normalize(parts.float(), dim=1)
+        total: Tensor = _Entropy.apply(unit, *regions, temperature)  # type: ignore[no-untyped-call]
     images, count = len(regions.cells), regions.number
     return total / (images * (1 if scale == "printed" else count * math.log(max(2, len(parts)))))
+
+
+class _Entropy(torch.autograd.Function):
+    """Sum over images and regions of the entropy of softmax(scores / temperature) over parts.
+
+    With p the shares and H a region's entropy, the derivative by a score is -p (log p + H) / temperature.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, unit: Tensor, cells: Tensor, boxes: Tensor | None, size: tuple[int, int], temperature: float
+    ) -> Tensor:
+        regions = Regions(cells, boxes, size)
+        total, gradient = unit.new_zeros(()), torch.zeros_like(unit)
+        step = max(1, MEMORY // (4 * regions.number * len(unit)))
+        for start in range(0, len(cells), step):
+            some = regions.some(slice(start, start + step))
+            logarithm = (region_scores(unit, some) / temperature).log_softmax(2)
+            shares = logarithm.exp()
+            entropy = -(shares * logarithm).sum(2, keepdim=True)
+            total += entropy.sum()
+            if ctx.needs_input_grad[0]:
+                slopes = logarithm.add_(entropy).mul_(shares).div_(-temperature)
+                gradient += parts_gradient(slopes, some)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None, None
 
 
 def assignment_balance(
@@ -58,30 +92,26 @@ def assignment_balance(
     weight w for this and w / regions for that, as printed, their sum is what regions do not tell of parts (negative
     mutual information), up to a constant. ``mean_normalised``: as a share of the largest value. Not in the paper.
     """
-    used = _over_assignments(parts, regions, temperature, lambda logarithm: logarithm.exp().sum((0, 1)))
     with torch.autocast(parts.device.type, enabled=False):
+        used = _uses(parts, regions, temperature)
         share = gather((used / (len(regions.cells) * regions.number))[None]).mean(0)
         uneven: Tensor = math.log(len(parts)) + torch.special.xlogy(share, share).sum()
     return uneven / (1 if scale == "printed" else math.log(max(2, len(parts))))
 
 
-def _over_assignments(
-    parts: Tensor, regions: Regions, temperature: float, measure: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """The sum of what is measured on the logarithms of assignments (``b r p``), of as many images as memory allows."""
+def _uses(parts: Tensor, regions: Regions, temperature: float) -> Float[Tensor, " p"]:
+    """Shares of all regions that each part has, summed; their scores are not kept for the gradient but made again."""
     step = max(1, MEMORY // (4 * regions.number * len(parts)))
 
     def of(unit: Tensor, some: Regions) -> Tensor:
-        found: Tensor = measure((region_scores(unit, some) / temperature).log_softmax(2))
-        return found
+        return (region_scores(unit, some) / temperature).softmax(2).sum((0, 1))
 
-    with torch.autocast(parts.device.type, enabled=False):
-        unit = normalize(parts.float(), dim=1)
-        total: Tensor | float = 0.0
-        for start in range(0, len(regions.cells), step):
-            some = regions.some(slice(start, start + step))
-            total = total + (checkpoint(of, unit, some, use_reentrant=False) if unit.requires_grad else of(unit, some))
-    return torch.as_tensor(total)
+    unit = normalize(parts.float(), dim=1)
+    total = unit.new_zeros(len(unit))
+    for start in range(0, len(regions.cells), step):
+        some = regions.some(slice(start, start + step))
+        total = total + (checkpoint(of, unit, some, use_reentrant=False) if unit.requires_grad else of(unit, some))
+    return total
 
 
 def others(classes: int, per_class: int, device: torch.device | None = None) -> Bool[Tensor, "k p"]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fgbench.layers.regions import Regions
+from fgbench.layers.regions import Regions, draw_boxes, regions_of
 from fgbench.losses.part_constraints import (
     assignment_balance,
     assignment_entropy,
@@ -80,6 +80,29 @@ def test_a_step_lowers_the_entropy_and_its_gradient_is_that_of_autograd(memory, 
     logits = regions.cells @ normalize(parts, dim=1).T
     torch.distributions.Categorical(logits=logits).entropy().sum(1).mean().backward()
     torch.testing.assert_close(own, parts.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("number", [3, 200])  # few regions are pooled before they are scored, many after
+def test_the_entropy_of_rectangles_has_the_gradient_of_autograd_on_slices(number):
+    generator = torch.Generator().manual_seed(number)
+    maps = torch.randn(2, 6, 4, 5, generator=generator)
+    boxes = draw_boxes("uniform_corners", number, (4, 5), 0, torch.arange(2))
+    parts = torch.randn(7, 6, generator=generator).requires_grad_()
+    (3 * assignment_entropy(parts, regions_of(maps, boxes), 0.3)).backward()
+    plain = parts.detach().double().requires_grad_()
+    total = 0
+    for image, rectangles in zip(maps.double(), boxes.tolist(), strict=True):
+        for y0, x0, y1, x1 in rectangles:
+            scores = normalize(plain, dim=1) @ image[:, y0:y1, x0:x1].mean((1, 2)) / 0.3
+            total = total + torch.distributions.Categorical(logits=scores).entropy()
+    (3 * total / 2).backward()
+    torch.testing.assert_close(parts.grad.double(), plain.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_a_map_that_learns_is_refused():
+    regions = Regions(REGIONS.cells.clone().requires_grad_(), None)
+    with pytest.raises(ValueError, match="no gradient for the map"):
+        assignment_entropy(PARTS, regions)
 
 
 @pytest.mark.parametrize("memory", [1, 2**25])
