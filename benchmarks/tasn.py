@@ -2,6 +2,8 @@
 
 1. The sampler (28 x 28 attention to sampled images, 512 to 224 px) against literal implementations of the authors'
    algorithm, sample by sample and row by row, in torch and in numpy; the sampling positions, in pixels, ``official``.
+   All have the same threads; those of loops over rows have nothing to do. Beside it the floors: the bare
+   ``grid_sample`` of the same positions, and a bare copy of the sampled images.
 2. Memory: the peak over the size of what goes in and what comes out, of making all attention maps, and of what TASN
    does in a training step between the attention net and the backbone.
 3. A training step against the sum of its parts timed alone: the attention net's forward and backward, and the
@@ -131,7 +133,15 @@ def compare_sampler(batch: int, size: int, out: int, device: torch.device) -> No
         large = interpolate(attention[:, None], (size, size), mode="bilinear", align_corners=True)[:, 0]
         return [literal_sample_torch(image[i], large[i], out) for i in range(batch)]
 
+    positions = sampler.sampling_positions(attention, (size, size), (out, out), "official")
+    grid = sampler.grid_of(*positions, (size, size), "official")
+    sampled = ours().contiguous()
+
+    def bare() -> torch.Tensor:
+        return torch.nn.functional.grid_sample(image, grid, "bilinear", "zeros", align_corners=True)
+
     fast, slow, torchs = seconds(ours, device, 10), seconds(literal, device, 3), seconds(port, device, 3)
+    least, copy = seconds(bare, device, 10), seconds(sampled.clone, device, 10)
     large = interpolate(attention[:, None].double(), (size, size), mode="bilinear", align_corners=True)[:, 0].cpu()
     rows, columns = sampler.sampling_positions(attention, (size, size), (out, out), "official")
     apart = 0.0
@@ -141,8 +151,13 @@ def compare_sampler(batch: int, size: int, out: int, device: torch.device) -> No
             apart = max(apart, float(np.abs(found.cpu().numpy() - right).max()))
     pixels = float(np.abs(ours().cpu().numpy() - literal()).max())
     print(
-        f"sampler, {batch} images: {1000 * fast:.1f} ms; literal in torch {1000 * torchs:.0f} ms ({torchs / fast:.1f} "
-        f"times ours), in numpy, a row at once, {1000 * slow:.0f} ms ({slow / fast:.1f} times ours)"
+        f"sampler, {batch} images, {torch.get_num_threads()} threads: {1000 * fast:.1f} ms; literal in torch "
+        f"{1000 * torchs:.0f} ms ({torchs / fast:.1f} times ours), in numpy, a row at once, {1000 * slow:.0f} ms "
+        f"({slow / fast:.1f} times ours)"
+    )
+    print(
+        f"sampler, floors: a bare grid_sample {1000 * least:.1f} ms (the literal ones {torchs / least:.1f} and "
+        f"{slow / least:.1f} times that), a bare copy of the sampled images {1000 * copy:.1f} ms"
     )
     print(f"sampler: largest difference of a position {apart:.1e} px, of a value in [0, 1] {pixels:.1e}")
 
@@ -218,12 +233,19 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5 if gpu else 3)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--attention", default="resnet18")
+    parser.add_argument("--threads", type=int, help="of all that is timed; default: torch's, which is all cores")
+    parser.add_argument("--only", choices=("sampler", "memory", "step"), help="default: all three")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = torch.device("cuda" if gpu else "cpu")
     torch.manual_seed(0)
-    compare_sampler(options.batch, 512, 224, device)
-    compare_memory(options.batch, 512, 224, device)
-    compare_step(options.step_batch, 512, options.turns, options.backbone, options.attention, device)
+    if options.only in (None, "sampler"):
+        compare_sampler(options.batch, 512, 224, device)
+    if options.only in (None, "memory"):
+        compare_memory(options.batch, 512, 224, device)
+    if options.only in (None, "step"):
+        compare_step(options.step_batch, 512, options.turns, options.backbone, options.attention, device)
 
 
 if __name__ == "__main__":

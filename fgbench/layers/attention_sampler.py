@@ -184,7 +184,10 @@ def uniform_positions(
 def grid_of(
     rows: Float64[Tensor, "n oh"], columns: Float64[Tensor, "n ow"], size: Size, convention: Convention = "centred"
 ) -> Float[Tensor, "n oh ow 2"]:
-    """The float32 grid of ``grid_sample`` for rectangular positions."""
+    """The float32 grid of ``grid_sample`` for rectangular positions; in memory all ``x``, then all ``y``.
+
+    ``grid_sample`` reads that as fast as pairs, and it is written faster.
+    """
     scaled = []
     for position, pixels in zip((rows, columns), size, strict=True):
         if convention == "official":
@@ -193,7 +196,7 @@ def grid_of(
             scaled.append((2 * position + 1) / pixels - 1)
     y, x = (axis.float() for axis in scaled)
     shape = (len(y), y.shape[1], x.shape[1])
-    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], -1)
+    return torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], 1).permute(0, 2, 3, 1)
 
 
 def read(
@@ -208,7 +211,8 @@ def read(
         convention: whether -1 and 1 are centres (official) or edges (centred) of the outermost pixels.
     """
     images, (oh, ow) = len(image), grid.shape[1:3]
-    below = grid.unflatten(0, (-1, images)).transpose(0, 1).reshape(images, -1, ow, 2)
+    below = grid.permute(3, 0, 1, 2).unflatten(1, (-1, images)).permute(2, 0, 1, 3, 4).reshape(images, 2, -1, ow)
+    below = below.permute(0, 2, 3, 1)
     official = convention == "official"
     with torch.autocast(image.device.type, enabled=False):
         sampled = torch.nn.functional.grid_sample(

@@ -349,3 +349,19 @@ def test_outside_is_the_border_or_zero():
     assert float(read(image, official, "official")) == 0
     assert sampler.DENSE == 4
     assert sampler.ITERATIONS == 5
+
+
+@pytest.mark.parametrize("convention", ["centred", "official"])
+def test_reading_grids_in_planes_or_in_pairs_is_the_same_to_the_bit(convention):
+    """So are the images' gradients: the order in memory is only a matter of time."""
+    grid = grid_of(*sampling_positions(torch.rand(4, 5, 6), (40, 48), (20, 24), convention), (40, 48), convention)
+    pairs = torch.stack([grid[..., 0], grid[..., 1]], -1)
+    assert grid.stride(3) == 20 * 24
+    assert pairs.stride(3) == 1
+    first, second = (torch.rand(2, 3, 40, 48, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    found, expected = read(first.requires_grad_(), grid, convention), read(second.requires_grad_(), pairs, convention)
+    assert torch.equal(found, expected)
+    weight = torch.rand_like(found)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert torch.equal(first.grad, second.grad)
