@@ -34,8 +34,11 @@ EXTRA = {
 # Where an image is resampled at places that a network gives, rounding moves them by 1e-6 pixels. One value that changes
 # sides at a ReLU for it is a percent of a gradient (noise of 2e-6 in one process does the same). Relative to the
 # largest value.
-# The peaks of the mutual-channel loss change places the same way.
-ROUNDING = {"ssn": 0.03, "tasn": 0.03, "mc_loss": 0.005}
+ROUNDING = {"ssn": 0.03, "tasn": 0.03}
+# In float32 a peak of the mutual-channel loss can change places for a rounding, which moves the weights by up to 0.5 %
+# of what they learned in three steps. In float64 none does, and two processes are one to 1e-13: nothing else differs
+# (the channels that are left out are the same, and both terms are means over images).
+DOUBLE = {"mc_loss"}
 CELLS = [(name, target) for name, method in METHODS.items() for target in ("class", "attributes")
          if target not in method.undefined_for]  # fmt: skip
 CELLS += [(name, "class") for name in EXTRA if "/" in name]
@@ -70,7 +73,8 @@ def batch(step, target, rank=None):
 
 
 def train(name, target, rank=None):
-    method = make(name, target)
+    dtype = torch.float64 if name in DOUBLE else torch.float32
+    method = make(name, target).to(dtype)
     loss_of = Loss(method)
     if rank is not None:
         loss_of = DistributedDataParallel(convert_sync_batchnorm(loss_of))
@@ -79,7 +83,7 @@ def train(name, target, rank=None):
     for step in range(STEPS):
         data = batch(step, target, rank)
         optimizer.zero_grad()
-        loss_of(data._replace(image=method.normalise(data.image))).backward()
+        loss_of(data._replace(image=method.normalise(data.image).to(dtype))).backward()
         first = first or {n: p.grad.clone() for n, p in method.named_parameters() if p.requires_grad}
         optimizer.step()
     return {"gradients": first, "state": copy.deepcopy(method.state_dict())}
@@ -108,7 +112,8 @@ def test_two_processes_have_the_gradients_of_one_with_the_union_batch(results, c
     for name, expected in single["gradients"].items():
         for result in results:
             atol = max(2e-5, ROUNDING.get(cell[0], 0) * float(expected.abs().max()))
-            torch.testing.assert_close(result[cell]["gradients"][name], expected, rtol=1e-3, atol=atol, msg=name)
+            rtol, atol = (1e-9, 1e-10) if cell[0] in DOUBLE else (1e-3, atol)
+            torch.testing.assert_close(result[cell]["gradients"][name], expected, rtol=rtol, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -119,7 +124,8 @@ def test_two_processes_end_in_the_weights_and_moments_of_one(results, cell):
             atol = max(
                 1e-4, ROUNDING.get(cell[0], 0) * max(0.2, float(expected.float().abs().max()))
             )  # biases start at zero
-            torch.testing.assert_close(result[cell]["state"][name], expected, rtol=1e-3, atol=atol, msg=name)
+            rtol, atol = (1e-9, 1e-10) if cell[0] in DOUBLE else (1e-3, atol)
+            torch.testing.assert_close(result[cell]["state"][name], expected, rtol=rtol, atol=atol, msg=name)
         assert torch.equal(results[0][cell]["state"][name], results[1][cell]["state"][name])
 
 
