@@ -24,6 +24,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type
 from fgbench import result
 from fgbench.cells import EXPERIMENTS, ROOT, Cell, ConfigError, files_of, merge, read_yaml
 from fgbench.data.base import BenchDataModule
+from fgbench.data.view import written
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import WeightsError, weight_tag
 
@@ -281,10 +282,13 @@ def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree without this machine: a weights file is named by its content, not by its path.
 
     Whether decoded images are kept in memory is a matter of the machine too, and always stands as if they were not.
+    Keys of views that came later are there only where they ask for something, so that older results keep their names.
     """
     kept = json.loads(json.dumps({key: value for key, value in tree.items() if key not in ("machine", "config")}))
-    if "cache" in kept.get("data", {}).get("init_args", {}):
-        kept["data"]["init_args"]["cache"] = "none"
+    data = kept.get("data", {}).get("init_args", {})
+    if "cache" in data:
+        data["cache"] = "none"
+    data |= {name: written(view) for name, view in data.items() if name.endswith("_view") and view}
     arguments = kept.get("method", {}).get("init_args", {})
     for name in WEIGHTS:
         if arguments.get(name):

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from fgbench.data.base import BenchDataModule
 from fgbench.data.listing import Split
+from fgbench.data.view import written
 from fgbench.layers.boxes import to_original
 from fgbench.methods import Method, Preparation
 from fgbench.stores import StoreError, StoreReader, StoreWriter, hold, name_of
@@ -35,7 +36,7 @@ def say(text: str) -> None:
 
 def key_of(preparation: Preparation, data: BenchDataModule) -> dict[str, Any]:
     """Everything that can change a stored value."""
-    view = asdict(data.test_view)
+    view = written(asdict(data.test_view))
     return {**preparation.key, "dtype": preparation.dtype, "data": data.name, "digest": data.digest(), "view": view}
 
 

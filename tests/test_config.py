@@ -122,6 +122,27 @@ def test_the_digest_ignores_machine_seed_and_comments_but_no_number():
     assert resolve(Cell("baseline", "toybirds", overrides=("--data.init_args.batch_size", "6"))).digest != digest
 
 
+def test_a_key_of_views_that_came_later_counts_only_where_it_asks_for_something():
+    plain = resolve(Cell("baseline", "toybirds"))
+    view = "--data.init_args.train_view."
+    assert resolve(Cell("baseline", "toybirds", overrides=(f"{view}rotate", "0.0"))).digest == plain.digest
+    assert resolve(Cell("baseline", "toybirds", overrides=(f"{view}rotate", "30.0"))).digest != plain.digest
+    assert plain.tree["data"]["init_args"]["train_view"]["rotate"] == 0.0
+    kept = config.portable(plain.tree)["data"]["init_args"]
+    # what a result of before these keys has
+    assert set(kept["train_view"]) == {
+        "resize", "size", "crop", "crop_size", "multiple", "flip", "brightness", "pad"
+    }  # fmt: skip
+    assert kept["locate_view"] is None
+
+
+def test_a_track_trains_all_methods_on_the_same_changes_of_images():
+    cells_ = [Cell(method, "cub200", track="cub20_tasn") for method in ("tasn", "ssn")]
+    views = [config.portable(config.tree_of(cell, files=False))["data"]["init_args"]["train_view"] for cell in cells_]
+    assert views[0] == views[1]
+    assert not {"rotate", "contrast", "saturation", "lighting"} & set(views[0])
+
+
 def test_the_attention_nets_weights_count_by_content_too(tmp_path):
     for name, content in (("a/w.pth", b"one"), ("b/w.pth", b"one"), ("c/w.pth", b"two")):
         (tmp_path / name).parent.mkdir()

@@ -9,6 +9,7 @@ is the frame, and boxes and landmarks go through it. This is the only importer o
 
 import functools
 import hashlib
+import math
 import os
 import random
 import struct
@@ -26,6 +27,25 @@ from fgbench.data.view import View
 
 Affine = tuple[float, float, float, float, float, float]
 _STAY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+WHITE = 255  # of what a turn uncovers; the authors' code of TASN
+
+
+# Of the colours of ImageNet's pixels in units of bytes: standard deviations, and directions as columns; rows R G B.
+# Krizhevsky et al., NeurIPS 2012, computed such; the values are those that MXNet and Torch publish.
+SPREAD = np.array([55.46, 4.794, 1.148])
+DIRECTIONS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+
+
+class Colours(NamedTuple):
+    """Changes of an image's colours.
+
+    Attributes:
+        factors: which of ``ColorJitter``'s changes (0 brightness, 1 contrast, 2 saturation), in order, and its factor.
+        shift: added to R, G and B of every pixel after that.
+    """
+
+    factors: list[tuple[int, float]]
+    shift: Float[ndarray, " 3"]
 
 
 class Chosen(NamedTuple):
@@ -35,11 +55,13 @@ class Chosen(NamedTuple):
         steps: transforms that apply, with their parameters, in order.
         moves: for the border and each step, the affine map from pixels after it to pixels before it.
         brightness: factor of the pixel values, 1 for none.
+        colours: in place of the brightness, where the view changes more than that.
     """
 
     steps: list[tuple[A.BasicTransform, dict[str, Any]]]
     moves: list[Affine]
     brightness: float
+    colours: "Colours | None" = None
 
     def frame(self, resized: tuple[int, int], original: tuple[int, int]) -> Float[ndarray, " 6"]:
         """From pixels of the network's input to those of the original; both sizes are height and width."""
@@ -76,13 +98,17 @@ class Augment:
         self._resize: dict[tuple[int, int], A.Resize] = {}  # constructing one costs more than resizing
         self._cut: dict[tuple[int, int, int, int], A.Crop] = {}
         self._transforms: list[A.BasicTransform] = []
+        if view.rotate:
+            self._transforms.append(_Turn(view.rotate, border_mode=cv2.BORDER_CONSTANT, fill=WHITE, p=1))
         if view.crop == "random":
             self._transforms.append(A.RandomCrop(view.crop_size, view.crop_size, p=1))
         elif view.crop == "centre":
             self._transforms.append(A.CenterCrop(view.crop_size, view.crop_size, p=1))
         self._flips = [A.HorizontalFlip(p=view.flip)] if view.flip else []
         factor = (1 - view.brightness, 1 + view.brightness)
-        self._brightness = A.ColorJitter(factor, p=1) if view.brightness else None
+        self._jitter = A.ColorJitter(factor, p=1)
+        self._ranges = (view.brightness, view.contrast, view.saturation)
+        self._coloured = max(view.contrast, view.saturation, view.lighting) > 0
 
     def __call__(
         self, image: UInt8[ndarray, "h w 3"], key: tuple[int, ...] = (0,)
@@ -128,10 +154,10 @@ class Augment:
             image = cv2.copyMakeBorder(image, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0))
         for transform, params in chosen.steps:
             image = transform.apply(image, **params)
-        if self._brightness and chosen.brightness != 1:
+        if chosen.brightness != 1:
             # only this of the four that ColorJitter would draw, order and check
-            image = self._brightness.transforms[0](image, chosen.brightness)
-        return image, frame
+            image = self._jitter.transforms[0](image, chosen.brightness)
+        return image if chosen.colours is None else self._colour(image, chosen.colours), frame
 
     def choose(self, shape: tuple[int, int], key: tuple[int, ...]) -> "Chosen":
         """The random choices for a resized image of this height and width; needs no pixels.
@@ -158,9 +184,25 @@ class Augment:
             if "crop_coords" in params:
                 x0, y0, x1, y1 = params["crop_coords"]
                 height, width = y1 - y0, x1 - x0
+        if self._coloured and rng is not None:
+            return Chosen(steps, moves, 1.0, self._colours(rng))
         # nothing is drawn after the brightness
-        drawn = rng.uniform(*self._brightness.brightness) if self._brightness and rng is not None else 1.0
+        drawn = rng.uniform(*self._jitter.brightness) if self.view.brightness and rng is not None else 1.0
         return Chosen(steps, moves, drawn)
+
+    def _colours(self, rng: random.Random) -> Colours:
+        factors = [(i, rng.uniform(1 - most, 1 + most)) for i, most in enumerate(self._ranges) if most]
+        rng.shuffle(factors)
+        drawn = np.array([rng.gauss(0, self.view.lighting) for _ in SPREAD]) if self.view.lighting else np.zeros(3)
+        return Colours(factors, DIRECTIONS @ (drawn * SPREAD))
+
+    def _colour(self, image: UInt8[ndarray, "h w 3"], colours: Colours) -> UInt8[ndarray, "h w 3"]:
+        for number, factor in colours.factors:
+            image = self._jitter.transforms[number](image, factor)
+        if colours.shift.any():
+            values = np.arange(256)[:, None] + colours.shift  # a table of 256 bytes per channel, rounded and cut
+            image = cv2.LUT(image, values.round().clip(0, 255).astype(np.uint8)[None])
+        return image
 
     def _resizer(self, height: int, width: int) -> A.Resize:
         if (height, width) not in self._resize:
@@ -189,8 +231,23 @@ def _random(key: tuple[int, ...]) -> random.Random:
     return random.Random(int.from_bytes(digest, "little"))
 
 
+class _Turn(A.Rotate):
+    """A turn whose angle is drawn and whose pixels are read, without the maps of boxes and key points."""
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """The matrix from pixel indices before to those after, about the centre of the image."""
+        height, width = params["shape"][:2]
+        turn = math.radians(self.py_random.uniform(*self.limit))
+        cos, sin, x, y = math.cos(turn), math.sin(turn), (width - 1) / 2, (height - 1) / 2
+        matrix = np.array([[cos, sin, x - cos * x - sin * y], [-sin, cos, y + sin * x - cos * y], [0, 0, 1]])
+        return {"matrix": matrix, "turn": turn, "x_min": 0, "x_max": width, "y_min": 0, "y_max": height}
+
+
 def _matrix(transform: A.BasicTransform, params: dict[str, Any], before: tuple[int, ...]) -> Affine:
     """The affine map from pixels after one transform to pixels before it."""
+    if isinstance(transform, _Turn):  # the inverse of its matrix; the centre, as a point, is at half of the sides
+        cos, sin, x, y = math.cos(params["turn"]), math.sin(params["turn"]), before[1] / 2, before[0] / 2
+        return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
     if isinstance(transform, A.HorizontalFlip):
         return -1.0, 0.0, float(before[1]), 0.0, 1.0, 0.0
     if isinstance(transform, A.RandomCrop | A.CenterCrop | A.Crop):
@@ -242,9 +299,8 @@ def mask_to_input(
 
 def boxes_to_input(frame: Float[ndarray, " 6"], boxes: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
     """Boxes ``x0 y0 x1 y1`` of the original image as boxes of the input, upright and ordered, not clipped."""
-    corners = points_to_input(frame, boxes.reshape(-1, 2, 2))
-    first, last = corners[:, 0], corners[:, 1]
-    return np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=-1)
+    corners = points_to_input(frame, boxes[:, [[0, 1], [2, 3], [0, 3], [2, 1]]])  # all four: an image may be turned
+    return np.concatenate([corners.min(1), corners.max(1)], axis=-1)
 
 
 def is_mirrored(frame: Float[ndarray, " 6"]) -> bool:

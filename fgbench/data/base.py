@@ -93,7 +93,7 @@ class BenchDataModule(LightningDataModule):
             raise ValueError(f"batch_size {batch_size} and eval_batch_size {eval_batch_size} must be 1 or more")
         if test_view.is_random or (locate_view is not None and locate_view.is_random):
             raise ValueError(
-                "test_view and locate_view must have no random crop, flip or brightness: a test is repeatable"
+                "test_view and locate_view must have no random crop, turn, flip or colours: a test is repeatable"
             )
         if validate_on_test and val_fraction:
             raise ValueError("validate_on_test and val_fraction exclude each other: set one of them only")
@@ -306,6 +306,11 @@ class BenchDataModule(LightningDataModule):
     def _places(self) -> Int[ndarray, " n"]:
         from fgbench.data.device import places_of
 
+        if self.train_view.is_lively:
+            raise DataError(
+                f"{self.name}: cache: device cuts, mirrors and brightens only, and train_view also asks for rotate, "
+                "contrast, saturation or lighting: set data.init_args.cache to ram"
+            )
         rows = self.listing.rows("train")
         shapes = self.train_view.resized_all(self.listing.stored_sizes()[rows])
         return places_of(rows, shapes, len(self.listing.names), str(self.name))

@@ -1,16 +1,30 @@
 """How a protocol wants to see an image: resize, pad, crop, random changes. Words only; ``augment.py`` acts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
+LATER = ("rotate", "contrast", "saturation", "lighting")  # keys that came when results with a digest were there
+
+
+def written(view: Mapping[str, Any]) -> dict[str, Any]:
+    """A view's values as a digest has them: a later key counts only where it asks for something.
+
+    >>> written({"flip": 0.5, "rotate": 0.0}), written({"flip": 0.5, "rotate": 30.0})
+    ({'flip': 0.5}, {'flip': 0.5, 'rotate': 30.0})
+    """
+    return {name: value for name, value in view.items() if value or name not in LATER}
+
 
 @dataclass(frozen=True)
 class View:
-    """From an image file to the network's input, in this order: resize, pad, crop, cut, flip, brightness.
+    """From an image file to the network's input, in this order: resize, pad, rotate, crop, cut, flip, colours.
+
+    Colours: brightness, contrast and saturation, in random order if there is more than brightness, then lighting.
 
     Attributes:
         resize: ``short`` makes the shorter side ``size`` and keeps the aspect (the longer side is
@@ -24,6 +38,12 @@ class View:
         flip: probability of a horizontal flip, which also exchanges left and right landmarks.
         brightness: pixel values are multiplied by a factor drawn from ``[1 - brightness, 1 + brightness]``.
         pad: pixels of black on every side of the resized image, before the crop.
+        rotate: degrees; the resized and padded image is turned about its centre by an angle drawn from
+            ``[-rotate, rotate]``, stays as large as it was, and is white where nothing was.
+        contrast: distances from the image's mean grey are multiplied by a factor drawn like that of ``brightness``.
+        saturation: distances from the pixel's own grey are multiplied by a factor drawn like that of ``brightness``.
+        lighting: standard deviation of three factors of the principal components of ImageNet's colours, which are
+            added to all pixels; 0.1 in Krizhevsky et al., NeurIPS 2012, section 4.1.
     """
 
     resize: Literal["short", "squash", "none"] = "none"
@@ -34,6 +54,10 @@ class View:
     flip: float = 0.0
     brightness: float = 0.0
     pad: int = 0
+    rotate: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    lighting: float = 0.0
 
     def __post_init__(self) -> None:
         if self.resize != "none" and self.size < 1:
@@ -51,13 +75,21 @@ class View:
             raise ValueError(f"view: multiple is {self.multiple}, but must be 1 or more")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"view: flip is {self.flip}, but is a probability from 0 to 1")
-        if not 0 <= self.brightness < 1:
-            raise ValueError(f"view: brightness is {self.brightness}, but must be in [0, 1)")
+        for name in ("brightness", "contrast", "saturation", "lighting"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"view: {name} is {getattr(self, name)}, but must be in [0, 1)")
+        if not 0 <= self.rotate <= 180:
+            raise ValueError(f"view: rotate is {self.rotate}, but is the largest angle in degrees, from 0 to 180")
 
     @property
     def is_random(self) -> bool:
         """Whether two looks at one image can differ."""
-        return self.crop == "random" or 0 < self.flip < 1 or self.brightness > 0
+        return self.crop == "random" or 0 < self.flip < 1 or self.brightness > 0 or self.is_lively
+
+    @property
+    def is_lively(self) -> bool:
+        """Whether more is random than a crop, a flip and brightness: the turn, or other colours."""
+        return max(self.rotate, self.contrast, self.saturation, self.lighting) > 0
 
     @property
     def fixes_shape(self) -> bool:

@@ -8,7 +8,7 @@ pixels, ``align_corners`` in torch's words.
 import math
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -109,19 +109,24 @@ def activation_fractions(maps: Float[Tensor, "b n u v"]) -> Float32[Tensor, "b n
 
 
 def to_original(boxes: Float[Tensor, "b n 4"], frame: Float[Tensor, "b 6"]) -> Float32[Tensor, "b n 4"]:
-    """Boxes of the input as boxes of the original file, ordered: ``Batch.frame`` applied to two corners."""
-    corners = boxes.double().unflatten(2, (2, 2))
+    """Boxes of the input as boxes of the original file, upright: ``Batch.frame`` applied to their corners."""
+    corners = _corners(boxes)
     matrix, shift = frame.double().unflatten(1, (2, 3)).split([2, 1], 2)
     return _ordered(torch.einsum("bij,bnkj->bnki", matrix, corners) + shift[:, None, None, :, 0])
 
 
 def to_input(boxes: Float[Tensor, "b n 4"], frame: Float[Tensor, "b 6"]) -> Float32[Tensor, "b n 4"]:
-    """Boxes of the original file as boxes of the input, ordered, not clipped."""
-    corners = boxes.double().unflatten(2, (2, 2))
+    """Boxes of the original file as boxes of the input, upright, not clipped."""
+    corners = _corners(boxes)
     matrix, shift = frame.double().unflatten(1, (2, 3)).split([2, 1], 2)
     (a, b), (d, e) = (row.unbind(1) for row in matrix.unbind(1))
     inverse = torch.stack([e, -b, -d, a], 1).unflatten(1, (2, 2)) / (a * e - b * d)[:, None, None]
     return _ordered(torch.einsum("bij,bnkj->bnki", inverse, corners - shift[:, None, None, :, 0]))
+
+
+def _corners(boxes: Float[Tensor, "b n 4"]) -> Float64[Tensor, "b n 4 2"]:
+    """All four: an image may be turned."""
+    return boxes.double()[..., [[0, 1], [2, 3], [0, 3], [2, 1]]]
 
 
 def _ordered(corners: Tensor) -> Float32[Tensor, "b n 4"]:

@@ -24,8 +24,9 @@ Differences from paper and from code, each with its reason:
   here weighted ones, since every map of the forms ``n(xxx)`` and ``self`` has the sum 1.
 * Without attention (a map of zeros) sampling is uniform; the operator divides by zero.
 * Batch norm's moments are over both streams, as in the code, and over all processes; the code has 24 images a GPU.
-* Not in this file, since they belong to the protocol: rotation, contrast, saturation and PCA noise of the training
-  images; one duplicated batch in the code's validation.
+* Of the protocol, not of this file: rotation, colour jitter and PCA noise of the training images are in the cells, on
+  bytes (the code's are on floating point numbers, not cut to 0 to 255 in between); one duplicated batch in the code's
+  validation is not repeated.
 * Other backbones than ResNet-18 for the attention net: strides are removed from the last stage and the last but two
   until the map has stride 8; of a ResNet-18 these are the paper's two. ``attention_channels`` narrows the dilated
   layers, which otherwise keep the trunk's channels. VGG-19's pools become 3 x 3 of stride 1.

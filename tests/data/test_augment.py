@@ -1,7 +1,11 @@
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as tv
 
 from fgbench.data.augment import (
     Augment,
@@ -189,6 +193,8 @@ def test_crop_larger_than_the_image_is_refused_with_a_remedy():
         ({"flip": 1.5}, "probability"),
         ({"brightness": 1.0}, "brightness"),
         ({"multiple": 0}, "multiple"),
+        ({"saturation": -0.1}, "saturation"),
+        ({"rotate": 200.0}, "degrees"),
     ],
 )
 def test_impossible_view_is_refused(wrong, message):
@@ -217,3 +223,104 @@ def test_a_view_says_its_shape_with_the_padding():
     assert View(pad=3).shape(10, 20) == (16, 26)
     assert Augment(View(pad=3))(np.zeros((10, 20, 3), np.uint8))[0].shape == (16, 26, 3)
     assert View("squash", 224, "random", 224, pad=4).is_random
+
+
+TURNED = {
+    "turned": View(rotate=30.0),
+    "all of it": View("short", 300, "random", 280, multiple=16, flip=0.5, pad=6, rotate=180.0),
+}
+
+
+@pytest.mark.parametrize("view", TURNED.values(), ids=TURNED)
+@pytest.mark.parametrize("shape", [(240, 330), (301, 300)], ids=str)
+def test_a_dark_dot_lands_where_the_frame_of_a_turned_image_says(view, shape):
+    augment, found = Augment(view), 0
+    for key in range(8):
+        row, column = shape[0] // 2 - 30 + 9 * key, shape[1] // 2 - 40 + 11 * key
+        image, frame = augment(255 - _dot(*shape, row, column), (key,))
+        where = points_to_input(frame, np.array([[column + 0.5, row + 0.5]]))[0]
+        if (where < 30).any() or (where > np.array(image.shape[1::-1]) - 30).any():
+            continue
+        x, y = where.astype(int)
+        left, top = x - 25, y - 25
+        dark = 255 - image[top : top + 50, left : left + 50]  # without the padding's black border
+        found += 1
+        assert _centroid(dark) == pytest.approx(where - (left, top), abs=0.06)
+    assert found >= 3
+
+
+def test_angles_are_uniform_up_to_the_largest_and_the_size_stays():
+    augment, image = Augment(View(rotate=30.0)), np.zeros((10, 16, 3), np.uint8)
+    shown = [augment(image, (0, i)) for i in range(800)]
+    angles = np.array([math.degrees(math.atan2(frame[3], frame[0])) for _, frame in shown])
+    assert {pixels.shape for pixels, _ in shown} == {(10, 16, 3)}
+    np.testing.assert_allclose(np.quantile(angles, [0, 0.25, 0.5, 0.75, 1]), [-30, -15, 0, 15, 30], atol=2.5)
+    assert not any(is_mirrored(frame) for _, frame in shown)
+
+
+def test_what_a_turn_uncovers_is_white():
+    augment, image = Augment(View(rotate=30.0)), np.zeros((40, 60, 3), np.uint8)
+    pixels, frame = augment(image, (3,))
+    points = points_to_original(frame, np.stack(np.meshgrid(np.arange(60), np.arange(40)), -1) + 0.5)
+    outside = ((points < -1) | (points > (61, 41))).any(-1)
+    assert outside.sum() > 50
+    assert (pixels[outside] == 255).all()
+    assert (pixels[((points > 1) & (points < (59, 39))).all(-1)] == 0).all()
+
+
+def test_a_box_of_a_turned_image_is_the_least_upright_one_around_all_of_it():
+    frame = Augment(View(rotate=30.0))(np.zeros((90, 120, 3), np.uint8), (5,))[1]
+    rim = np.concatenate([np.stack([np.linspace(20, 70, 200), np.full(200, y)], -1) for y in (10.0, 40.0)])
+    there = points_to_input(frame, rim)
+    found = boxes_to_input(frame, np.array([[20.0, 10.0, 70.0, 40.0]]))[0]
+    np.testing.assert_allclose(found, [*there.min(0), *there.max(0)], rtol=0, atol=1e-9)
+
+
+def test_jitter_is_torchvisions_in_the_drawn_order():
+    view = View(brightness=0.4, contrast=0.4, saturation=0.4)
+    augment, orders = Augment(view), set()
+    image = np.random.default_rng(0).integers(40, 170, (12, 14, 3), dtype=np.uint8)
+    by_name = {0: tv.adjust_brightness, 1: tv.adjust_contrast, 2: tv.adjust_saturation}
+    for key in range(60):
+        colours = augment.choose(image.shape[:2], (key,)).colours
+        expected = torch.from_numpy(image).permute(2, 0, 1)
+        for number, factor in colours.factors:
+            assert 0.6 <= factor <= 1.4
+            expected = by_name[number](expected, factor)
+        orders.add(tuple(number for number, _ in colours.factors))
+        found = augment(image, (key,))[0].astype(int)
+        # bytes are cut here and rounded there, up to three times, and a contrast multiplies that
+        assert np.abs(found - expected.permute(1, 2, 0).numpy().astype(int)).max() <= 4
+    assert len(orders) == 6
+
+
+def test_lighting_adds_one_colour_with_the_published_covariance():
+    augment = Augment(View(lighting=0.1))
+    image = np.full((4, 5, 3), 120, np.uint8)
+    image[0, 0] = (0, 255, 128)
+    shifts = []
+    for key in range(1500):
+        shift = augment.choose((4, 5), (key,)).colours.shift
+        found = augment(image, (key,))[0]
+        assert np.abs(found[2, 2] - (120 + shift)).max() <= 0.5 + 1e-9
+        assert (found[0, 0] == np.clip(np.round(image[0, 0] + shift), 0, 255)).all()
+        shifts.append(shift)
+    # sum over the three components of (0.1 deviation)^2 direction direction^T, worked out for red and for red with blue
+    parts = ((5.546, -0.5675, -0.5836), (0.4794, 0.7192, -0.6948), (0.1148, 0.4009, 0.4203))
+    red = sum((deviation * r) ** 2 for deviation, r, _ in parts)
+    both = sum(deviation**2 * r * b for deviation, r, b in parts)
+    covariance = np.cov(np.array(shifts).T)
+    assert covariance[0, 0] == pytest.approx(red, rel=0.15)
+    assert covariance[0, 2] == pytest.approx(both, rel=0.15)
+
+
+def test_a_turn_and_colours_depend_on_the_key_alone_and_leave_the_image_as_it_is():
+    view = View(rotate=20.0, contrast=0.3, saturation=0.2, lighting=0.1)
+    image = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    before = image.copy()
+    first, second = Augment(view), Augment(view)
+    forward = [first(image, (i,)) for i in range(6)]
+    backward = [second(image, (i,)) for i in reversed(range(6))][::-1]
+    assert all((a == b).all() and (f == g).all() for (a, f), (b, g) in zip(forward, backward, strict=True))
+    assert not (forward[0][0] == forward[1][0]).all()
+    np.testing.assert_array_equal(image, before)

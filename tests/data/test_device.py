@@ -84,6 +84,13 @@ def test_a_view_that_leaves_several_shapes_is_refused(birds, monkeypatch):
         data.train_dataloader()
 
 
+def test_a_view_that_does_more_than_the_device_can_is_refused(birds):
+    data = make_birds(birds, "device")
+    data.train_view = View("squash", 40, flip=0.5, rotate=10.0)
+    with pytest.raises(DataError, match=r"set data\.init_args\.cache to ram"):
+        data.train_dataloader()
+
+
 def test_images_that_do_not_fit_are_refused_before_any_is_read(monkeypatch):
     monkeypatch.setattr("fgbench.data.device.free_memory", lambda: 1000)
 

@@ -14,6 +14,7 @@ from fgbench.losses.distillation import distillation_loss
 from fgbench.methods import TASN, Optim
 from fgbench.methods.attention_net import AttentionNet, attention_trunk
 from fgbench.methods.tasn import PRESETS
+from fgbench.metrics.pointing_game import most_salient
 from fgbench.types import Batch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -314,6 +315,47 @@ def test_a_bright_spot_that_the_attention_net_sees_is_where_saliency_is():
     row, column = divmod(int(saliency.argmax()), saliency.shape[1])
     assert (row + 0.5) * 80 / saliency.shape[0] == pytest.approx(15, abs=10)
     assert (column + 0.5) * 80 / saliency.shape[1] == pytest.approx(65, abs=10)
+
+
+def test_pointing_hits_the_pixels_of_a_planted_hot_cell(monkeypatch):
+    method = make().eval()
+    cells = [(1, 4), (3, 0), (0, 5), (2, 2)]
+    features = torch.full((len(cells), method.attention.channels, 4, 6), 0.01)
+    for number, (row, column) in enumerate(cells):
+        features[number, :, row, column] = 1
+    monkeypatch.setattr(method.attention, "forward", lambda small: features)
+    image = torch.rand(len(cells), 3, 64, 96)  # 16 px a cell
+    saliency = method(image).saliency
+    points = most_salient(saliency, 64, 96)
+    # a cell at the border is as hot from its centre outwards, and the first pixel of equal ones counts
+    for point, (row, column) in zip(points.tolist(), cells, strict=True):
+        assert 16 * column <= point[0] <= 16 * (column + 1)
+        assert 16 * row <= point[1] <= 16 * (row + 1)
+    for point, (row, column) in zip(points[[0, 3]].tolist(), [cells[0], cells[3]], strict=True):
+        assert point == pytest.approx([16 * column + 8, 16 * row + 8], abs=0.51)
+    grid, _ = method._grid(image, saliency, [1.0])
+    x, y = (grid[:, 0, :, 0] + 1) * 48, (grid[:, :, 0, 1] + 1) * 32  # of the sampled columns and rows, pixels
+    for number, (row, column) in enumerate(cells):
+        for places, cell, side in ((x[number], column, 96), (y[number], row, 64)):
+            inside = ((places >= 16 * cell) & (places <= 16 * (cell + 1))).float().mean()
+            assert inside > 1.5 * 16 / side
+
+
+def test_a_spot_changes_the_attention_nets_map_where_it_is():
+    method = make(attention_size=128).eval()
+    blank = torch.zeros(1, 3, 256, 256)
+    with torch.no_grad():
+        still = method.attention.trunk(method._small(blank))
+        side = still.shape[2]
+        for row, column in ((2, 2), (5, 11), (12, 7)):
+            image = blank.clone()
+            pixels = 256 // side
+            image[..., row * pixels : (row + 1) * pixels, column * pixels : (column + 1) * pixels] = 3
+            change = (method.attention.trunk(method._small(image)) - still).abs().sum(1)[0]
+            centre = (torch.arange(side) * change.sum(0)).sum(), (torch.arange(side) * change.sum(1)).sum()
+            found = [float(value / change.sum()) for value in centre]
+            # a convolution of stride 2 is centred on the first of two pixels: less than a cell up and to the left
+            assert found == pytest.approx([column, row], abs=0.8)
 
 
 def test_parts_are_groups_averages_over_the_average_of_all():
