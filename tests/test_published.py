@@ -29,7 +29,7 @@ def test_columns_and_vocabulary() -> None:
         "cub200", "celeba", "celeba_wild", "inat2017", "stanford_cars", "stanford_dogs", "fgvc_aircraft", "flowers102",
         "mit67", "imagenet",
     }  # fmt: skip
-    methods = {"", "baseline", "region_grouping", "tasn", "focus_longer", "dpnet", "tdsa", "mc_loss"}
+    methods = {"", "baseline", "region_grouping", "tasn", "ssn", "focus_longer", "dpnet", "tdsa", "mc_loss"}
     assert {row["method_file"] for row in ROWS} == methods
     assert all(row["paper"] and row["table"] and row["method"] for row in ROWS)
 
