@@ -29,7 +29,6 @@ Affine = tuple[float, float, float, float, float, float]
 _STAY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 WHITE = 255  # of what a turn uncovers; the authors' code of TASN
 
-
 # Of the colours of ImageNet's pixels in units of bytes: standard deviations, and directions as columns; rows R G B.
 # Krizhevsky et al., NeurIPS 2012, computed such; the values are those that MXNet and Torch publish.
 SPREAD = np.array([55.46, 4.794, 1.148])
@@ -231,7 +230,7 @@ def _random(key: tuple[int, ...]) -> random.Random:
     return random.Random(int.from_bytes(digest, "little"))
 
 
-class _Turn(A.Rotate):
+class _Turn(A.Rotate):  # type: ignore[misc]  # albumentations has no types
     """A turn whose angle is drawn and whose pixels are read, without the maps of boxes and key points."""
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
