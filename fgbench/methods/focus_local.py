@@ -3,7 +3,6 @@
 A patch's features, made once, go through an LSTM again and again.
 """
 
-import math
 import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple, cast
@@ -15,10 +14,10 @@ from torch.nn.functional import linear, pad
 
 from fgbench.backbones import Backbone
 from fgbench.layers.recurrent import gradients, unroll
+from fgbench.methods.focus_attention import Looking, SelfAttention, channel_slopes, look
 
 Kind = Literal["lstm", "self_attention", "cnn"]
 TimeAttention = Literal["shared", "per_step"]
-MLP = 512  # width of the query's and the answer's hidden layers; the thesis
 POOLS = ("attention", "sum", "mean", "last")
 
 
@@ -48,17 +47,6 @@ def time_attention(states: Float[Tensor, "b t d"], weight: Float[Tensor, "rows d
     return (states * weight).sum(2).softmax(1)
 
 
-def cosine_basis(size: int, rows: int, columns: int, device: torch.device) -> Float[Tensor, "s r c"]:
-    """``cos(pi p i / rows) cos(pi q j / columns)`` for ``p`` and ``q`` from 0 to ``size - 1``: a cell's place."""
-
-    def waves(cells: int) -> Tensor:
-        return torch.outer(
-            torch.arange(size, device=device), torch.arange(cells, device=device) * (math.pi / cells)
-        ).cos()
-
-    return torch.einsum("pr,qc->pqrc", waves(rows), waves(columns)).flatten(0, 1)
-
-
 def global_layers(backbone: Backbone, addon: bool) -> nn.Sequential:
     """What is between the global trunk and its average: VGG's last pool, and the code's two convolutions."""
     layers: list[nn.Module] = [nn.MaxPool2d(2)] if backbone.arch.startswith("vgg") else []
@@ -69,46 +57,6 @@ def global_layers(backbone: Backbone, addon: bool) -> nn.Sequential:
             nn.init.zeros_(cast(Tensor, layer.bias))
         layers += [first, nn.ReLU(), second, nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-class SelfAttention(nn.Module):
-    """What the next step sees of the map, asked for by the state of the step before (thesis, chapter 7); float32.
-
-    Args:
-        channels: of the map; the first ``keys`` are keys, the others values.
-        keys: channels of the keys.
-        basis: waves along each side that tell where a cell is, joined to keys and values; 0 for none.
-        hidden: features of the state.
-        scaled: divide the products by the root of their length (Eq. 7.1; the prose does not).
-    """
-
-    def __init__(self, channels: int, keys: int, basis: int, hidden: int, scaled: bool = True) -> None:
-        super().__init__()
-        if not 1 <= keys < channels or basis < 0:
-            raise ValueError(
-                f"keys is {keys} of {channels} channels and basis is {basis}: need 1 key, 1 value, basis 0"
-            )
-        self.keys, self.basis, self.hidden = keys, basis, hidden
-        asked, answered = keys + basis**2, channels - keys + basis**2
-        self.scale = asked**-0.5 if scaled else 1.0
-        self.query = nn.Sequential(
-            *(nn.Linear(hidden, MLP), nn.ReLU(), nn.Linear(MLP, MLP), nn.ReLU(), nn.Linear(MLP, asked))
-        )
-        self.answer = nn.Sequential(nn.Linear(answered, MLP), nn.ReLU(), nn.Linear(MLP, hidden))
-
-    def split(self, features: Float[Tensor, "b d u v"]) -> tuple[Float[Tensor, "b k n"], Float[Tensor, "b e n"]]:
-        """Keys and values of the cells, each with the cells' places."""
-        rows, columns = features.shape[2:]
-        keys, values = features[:, : self.keys], features[:, self.keys :]
-        place = cosine_basis(self.basis, rows, columns, features.device).expand(len(features), -1, -1, -1)
-        return torch.cat([keys, place], 1).flatten(2), torch.cat([values, place], 1).flatten(2)
-
-    def attend(
-        self, query: Float[Tensor, "b k"], keys: Float[Tensor, "b k n"], values: Float[Tensor, "b e n"]
-    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b e"]]:
-        """Attention over cells, and the mean of the values under it."""
-        attention = (torch.bmm(query[:, None], keys)[:, 0] * self.scale).softmax(1)
-        return attention, torch.bmm(values, attention[..., None])[..., 0]
 
 
 class Steps(NamedTuple):
@@ -194,7 +142,9 @@ class LocalStream(nn.Module):
             if self.looks is None:
                 same = features.mean((2, 3))[:, None].expand(-1, self.steps, -1)
                 return Steps(lstm(same.contiguous())[0])
-            return self._stack(*self._attend(features), features.shape[2:])
+            weights = self.looks.weights(lstm)
+            states, attention = Looking.apply(*self.looks.split(features), self.steps, self.looks.scale, *weights)
+            return Steps(states, attention.unflatten(2, features.shape[2:]))
 
     def logits(self, features: Float[Tensor, "b d u v"], states: Tensor | None) -> Float[Tensor, "b k"]:
         """Of the pooled states; of the pooled map without an LSTM."""
@@ -226,72 +176,70 @@ class LocalStream(nn.Module):
 
         Averaging comes before the LSTM, so a score's derivative is the same in all cells of a channel: the weights of
         Grad-CAM are its derivative by the averaged features. With self-attention they are the mean of the derivatives
-        by the cells, which is the derivative by a number added to the whole channel, over the number of cells.
-        Attention does not change when all keys change alike, and an answer changes as all its values do: so the number
-        is added to the answers, keys have none, and no gradient passes through the map.
+        by the cells, which is the derivative by a number added to the whole channel, over the number of cells: no
+        gradient passes through the map.
 
         Args:
             features: of the patches.
             choose: from the stream's logits to the class of each patch that is to be explained.
         """
-        differentiable = torch.is_grad_enabled()
-        with torch.autocast(features.device.type, enabled=False), torch.enable_grad():
+        with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             if self.lstm is None:
                 logits = self.logits(features, None)
                 weight = self.classifier.weight[choose(logits.detach())] / features[0, 0].numel()
                 pooled = _cam(weight[:, None].detach(), features.detach())[:, 0]
-                return logits if differentiable else logits.detach(), None, Evidence(pooled, None)
-            leaf = self._leaf(features)
-            listed, attention = self._states(features, leaf)
-            steps = self._stack(listed, attention, features.shape[2:])
-            logits = self.logits(features, steps.states)
+                return logits, None, Evidence(pooled, None)
+            explain = self._explain_same if self.looks is None else self._explain_looks
+            logits, steps, slopes = explain(features, choose)
+            maps = _cam(slopes.detach() / features[0, 0].numel(), features.detach())
+        return logits, steps, Evidence(maps[:, -1], maps[:, :-1].relu())
+
+    def _explain_same(self, features: Tensor, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Steps, Tensor]:
+        """Logits, states, and derivatives ``b t d`` of all steps' and the stream's logit by the averaged features."""
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            mean = features.mean((2, 3))
+            leaf = mean if mean.requires_grad else mean.detach().requires_grad_()
+            listed = unroll(cast(nn.LSTM, self.lstm), leaf, self.steps)
+            states = torch.stack(listed, 1)
+            logits = self.logits(features, states)
             index = choose(logits.detach())
             weight, bias = self.classifier.weight[index], self.classifier.bias[index]
             scores = [(state * weight).sum(1) + bias for state in listed]
-            chosen = logits.gather(1, index[:, None])[:, 0]
-            slopes = gradients([*scores, chosen], leaf).detach() / features[0, 0].numel()
-            if self.looks is not None:
-                slopes = pad(slopes[..., : features.shape[1] - self.looks.keys], (self.looks.keys, 0))
-            maps = _cam(slopes, features.detach())
+            slopes = gradients([*scores, logits.gather(1, index[:, None])[:, 0]], leaf)
         if not differentiable:
-            logits, steps = (
-                logits.detach(),
-                Steps(steps.states.detach(), None if steps.attention is None else steps.attention.detach()),
-            )
-        return logits, steps, Evidence(maps[:, -1], maps[:, :-1].relu())
+            logits, states = logits.detach(), states.detach()
+        return logits, Steps(states), slopes
 
-    def _leaf(self, features: Tensor) -> Float[Tensor, "b d"]:
-        """By what scores are derived: averaged features, or, with self-attention, what is added to its answers."""
-        if self.looks is not None:
-            size = features.shape[1] - self.looks.keys + self.looks.basis**2
-            return features.new_zeros(len(features), size, requires_grad=True)
-        mean = features.mean((2, 3))
-        return mean if mean.requires_grad else mean.detach().requires_grad_()
+    def _explain_looks(self, features: Tensor, choose: Callable[[Tensor], Tensor]) -> tuple[Tensor, Steps, Tensor]:
+        """The same with self-attention, by a number that is added to a whole channel.
 
-    def _states(self, features: Tensor, leaf: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """States and attention of each step."""
-        if self.looks is not None:
-            return self._attend(features, leaf)
-        return unroll(cast(nn.LSTM, self.lstm), leaf, self.steps), []
-
-    def _attend(self, features: Tensor, added: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        looks = cast(SelfAttention, self.looks)
-        keys, values = looks.split(features)
-        first = features.new_zeros(len(features), looks.hidden)
-        attention: list[Tensor] = []
-
-        def look(state: Tensor | None) -> Tensor:
-            over, seen = looks.attend(looks.query(first if state is None else state), keys, values)
-            attention.append(over)
-            answer: Tensor = looks.answer(seen if added is None else seen + added)
-            return answer
-
-        return unroll(cast(nn.LSTM, self.lstm), look, self.steps), attention
-
-    @staticmethod
-    def _stack(states: list[Tensor], attention: list[Tensor], cells: tuple[int, ...]) -> Steps:
-        return Steps(torch.stack(states, 1), torch.stack(attention, 1).unflatten(2, cells) if attention else None)
+        A channel of the keys has none: attention stays as it is when a key changes in all cells alike.
+        """
+        looks, lstm = cast(SelfAttention, self.looks), cast(nn.LSTM, self.lstm)
+        weights = looks.weights(lstm)
+        with torch.no_grad():
+            keys, values = looks.split(features)
+            found = look(keys, values, weights, self.steps, looks.scale)
+            states = torch.stack([step.layers[-1].state for step in found], 1)
+        leaf = states.clone().requires_grad_()
+        with torch.enable_grad():
+            scores = self.logits(features, leaf)
+            index = choose(scores.detach())
+            (pooled,) = torch.autograd.grad(scores.gather(1, index[:, None]).sum(), leaf)
+        with torch.no_grad():
+            # the pooled logit has a derivative by each state, the logit of a step by its own alone
+            own = self.classifier.weight[index][:, None]
+            silent = own.new_zeros(len(own), self.steps, own.shape[2])
+            tops = [torch.cat([pooled[:, step, None], silent[:, step + 1 :], own], 1) for step in range(self.steps)]
+            slopes = channel_slopes(found, tops, keys, values, weights, looks.scale).flip(1)
+            slopes = pad(slopes[..., : features.shape[1] - looks.keys], (looks.keys, 0))
+        if torch.is_grad_enabled():
+            steps = self.forward(features)
+            return self.logits(features, steps.states), steps, slopes
+        attention = torch.stack([step.attention for step in found], 1).unflatten(2, features.shape[2:])
+        return scores.detach(), Steps(states, attention), slopes
 
 
 def _cam(weights: Float[Tensor, "b t d"], features: Float[Tensor, "b d u v"]) -> Float[Tensor, "b t u v"]:

@@ -11,7 +11,8 @@ from fgbench import config
 from fgbench.cells import Cell
 from fgbench.layers.boxes import to_original
 from fgbench.methods import FocusLonger, Optim
-from fgbench.methods.focus_local import SelfAttention, cosine_basis, fixed_weights, time_attention
+from fgbench.methods.focus_attention import SelfAttention, cosine_basis
+from fgbench.methods.focus_local import fixed_weights, time_attention
 from fgbench.methods.focus_longer import PRESETS
 from fgbench.types import Batch
 
