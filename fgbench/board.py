@@ -23,6 +23,7 @@ from fgbench.leaderboard import audit, comparison, merging, settings, tables
 from fgbench.leaderboard.settings import Entry
 from fgbench.predictions import read_predictions
 from fgbench.report import board as report
+from fgbench.report import scores
 from fgbench.result import Result, ResultError, write_atomically
 
 EXPORTED = (
@@ -33,7 +34,9 @@ EXPORTED = (
 
 def run(options: argparse.Namespace) -> int:
     """One action; its exit status."""
-    verbs = {"show": _show, "compare": _compare, "verify": _verify, "merge": _merge, "export": _export}
+    verbs = {
+        "show": _show, "scores": _scores, "compare": _compare, "verify": _verify, "merge": _merge, "export": _export,
+    }  # fmt: skip
     return verbs.get(options.action, _rebuild)(options)
 
 
@@ -66,6 +69,11 @@ def _show(options: argparse.Namespace) -> int:
     console, chosen, columns = Console(), _chosen(options), _columns(options, ())
     baselines = _baselines(chosen, options.against) if options.against else []
     report.show(console, options.folder, chosen, columns, baselines, options.metric)
+    return 0
+
+
+def _scores(options: argparse.Namespace) -> int:
+    scores.show(Console(), _chosen(options), options.names, options.minus)
     return 0
 
 

@@ -209,6 +209,12 @@ def add_board(board: argparse.ArgumentParser) -> None:
         choices=TESTED,
         help="of groups and gaps; default: %(default)s",
     )
+    scores = add(
+        "scores", "print numbers that are no columns, accuracy_global of focus_longer for instance, over seeds"
+    )
+    scores.add_argument("names", nargs="+", metavar="NAME", help="of scores in the result files, or of columns")
+    scores.add_argument("--minus", metavar="NAME", help="also print each less this one of the same run")
+    scores.add_argument("--filter", nargs="+", default=[], metavar="CONDITION", help="dataset=toybirds method=a,b ...")
     compare = add("compare", "test two settings on the same images, and show those on which they differ most")
     compare.add_argument("a", help="[dataset/]method[.variant][.digest8][.s<seed>], as show prints it")
     compare.add_argument("b", help="another one")

@@ -322,7 +322,7 @@ class ProtoPNet(Method):
         cells = self.cells(batch.image)
         own, distance, cell = nearest_cells(cells, batch.target, self.prototypes, self.per_class)
         u, v = cells.shape[2:]
-        place = torch.stack([(cell % v + 0.5) / v, (cell.div(v, rounding_mode="floor") + 0.5) / u], dim=-1)
+        place = centres(cell, u, v)
         rows = torch.arange(len(cells), device=cells.device)[:, None]
         if self._nearest is None:
             start = {"latent": self.prototypes.detach().clone(), "place": self.place, "picture": self.picture}
@@ -347,7 +347,10 @@ class ProtoPNet(Method):
 
     @torch.no_grad()
     def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
-        """``prototypes``: those that the image is most like, and where; ``gallery``: all of the predicted class."""
+        """``prototypes``: those that the image is most like, and where; ``gallery``: all of the predicted class.
+
+        ``weight`` is the last layer's, from each prototype to the predicted class.
+        """
         maps = self.similarities(image)
         predicted = self.logits(maps.flatten(2).amax(2)).argmax(1)
         if name == "gallery":
@@ -356,15 +359,23 @@ class ProtoPNet(Method):
         else:
             maps, order = strongest(maps, SHOWN)
             index = order[0]
+        place = centres(maps.flatten(2).argmax(2), maps.shape[2], maps.shape[3])
         return {
             "predicted": predicted,
             "maps": maps[0],
+            "patch": cut(self.backbone.to_bytes(image), place)[0],
+            "weight": self.classifier.weight[predicted[0], index],
             "similarity": maps[0].flatten(1).amax(1),
             "boxes": high_activation_boxes(maps, image.shape[2], image.shape[3])[0],
             "class": index.div(self.per_class, rounding_mode="floor"),
             "picture": self.picture[index],
             "source": self.source[index],
         }
+
+
+def centres(cell: Int[Tensor, "b m"], u: int, v: int) -> Float[Tensor, "b m 2"]:
+    """Of cells (``row * v + column``): x y as fractions of the image's sides."""
+    return torch.stack([(cell % v + 0.5) / v, (cell.div(v, rounding_mode="floor") + 0.5) / u], dim=-1)
 
 
 def cut(image: Tensor, place: Float[Tensor, "b m 2"]) -> Tensor:

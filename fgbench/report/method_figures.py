@@ -5,8 +5,8 @@
 channels of the feature map and the attention maps of the same channels. ``heatmap`` and ``class_parts``: see
 ``part_figures``.
 
-``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like the prototypes that it is most like, and
-the training patches that these are; ``gallery`` shows those of the predicted class.
+``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like prototypes, those it is most like, what
+is there, and the training patches that these are; ``gallery`` shows those of the predicted class.
 
 ``patches`` is Figure 3.2 of Shroff's thesis (2020): the boxes of an image, in the order of their rank, and the patch
 that was looked at. ``steps`` is its Figures 5.1, 6.2 and 7.3: the patch, the weight of each step, and Grad-CAM of each
@@ -62,6 +62,9 @@ def write_method_figure(
     if name not in DRAWN:
         raise ValueError(f"{path}: there is no figure {name!r}; known: {', '.join(DRAWN)}")
     rows, columns, draw = DRAWN[name]
+    if name in LISTED:
+        listed, others = LISTED[name]
+        columns = min(columns, others + max(len(found.get(listed, ())) for found in arrays))
     height = len(images) * rows * INCH * 1.15 + 0.4
     figure = Figure(figsize=(columns * INCH, height), dpi=100)
     FigureCanvasAgg(figure)
@@ -117,19 +120,20 @@ def draw_channels(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found
 
 
 def draw_prototypes(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
-    """Above where the image is like a prototype, and the box around it; below the training patch that it is."""
-    columns = len(axes) // 2
+    """Where the image is like a prototype, and the box around it; what is there; the training patch that it is like."""
+    columns = len(axes) // 3
     _show(axes[0], image, f"class {int(found['predicted'][0])} predicted")
     height, width = image.shape[:2]
     for position in range(min(columns - 1, len(found["maps"]))):
-        above, below = axes[1 + position], axes[columns + 1 + position]
-        _show(
-            above, saliency_overlay(image, found["maps"][position]), f"similarity {found['similarity'][position]:.2f}"
-        )
+        above, middle, below = (axes[row * columns + 1 + position] for row in range(3))
+        similarity, weight = found["similarity"][position], found["weight"][position]
+        told = f"{similarity:.2f} x {weight:.2f} = {similarity * weight:.2f}"
+        _show(above, saliency_overlay(image, found["maps"][position]), told)
         x0, y0, x1, y1 = found["boxes"][position].tolist()
         above.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="#f0e442", linewidth=1))
         above.set_xlim(-0.5, width - 0.5)
         above.set_ylim(height - 0.5, -0.5)
+        _show(middle, np.moveaxis(found["patch"][position], 0, -1), "this looks like")
         _show_patch(below, found, position)
 
 
@@ -169,6 +173,7 @@ def draw_steps(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: A
         axes[1].axis("on")
         axes[1].bar(np.arange(count) + 1, found["weights"], color="#0072b2")
         axes[1].tick_params(labelsize=5, pad=1)
+        axes[1].set_ylim(0, max(1.0, float(found["weights"].max())))  # rows can be compared; a sum weighs each by 1
         axes[1].set_title("weight of each step", fontsize=7)
     chosen = np.unique(np.linspace(0, count - 1, min(count, STEPS)).round().astype(int))
     for axis, step in zip(axes[2:], chosen, strict=False):
@@ -193,7 +198,7 @@ def _show(axis: Axes, picture: UInt8[np.ndarray, "h w 3"], title: str) -> None:
 DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], None]]] = {
     "sampling": (1, 6, draw_sampling),
     "channels": (2, 10, draw_channels),
-    "prototypes": (2, 6, draw_prototypes),
+    "prototypes": (3, 6, draw_prototypes),
     "gallery": (1, 11, draw_gallery),
     "patches": (1, 3, draw_patches),
     "steps": (1, STEPS + 2, draw_steps),
@@ -202,3 +207,6 @@ DRAWN: dict[str, tuple[int, int, Callable[[Sequence[Axes], np.ndarray, Arrays], 
     "class_parts": (1, 1 + SHOWN**2, draw_class_parts),
 }
 """By name: rows and columns of pictures for one image, and what draws them."""
+
+LISTED = {"prototypes": ("maps", 1), "gallery": ("picture", 1), "steps": ("maps", 2), "attention": ("maps", 2)}
+"""Figures with a picture for each entry of an array, beside so many others: an image with few has few columns."""

@@ -1,8 +1,8 @@
 """What each step of a recurrent method is worth, over a test split: numbers of results in, PNG out; no torch.
 
 The first panel is Figure 6.1 of Shroff's thesis (2020): accuracy when one step's state alone counts. The second is its
-Table 6.2, with the fair comparison beside it: accuracy of sums, and of means, of the first states. The third is the
-mean weight of each step in the pooled state.
+Table 6.2, with the fair comparison beside it: accuracy of sums, and of means, of the first states, and of what the
+method itself makes of all. The third is the mean weight of each step in the pooled state.
 """
 
 import io
@@ -10,11 +10,34 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from fgbench.result import Result, write_atomically
+
+Curve = tuple[list[int], list[float]]
+"""Steps and values."""
+
+GLOBAL = {"accuracy_global": (":", "global stream alone")}
+PANELS = {
+    "accuracy with one step, %": {
+        "accuracy_step": ("-", "step t and global stream"),
+        "accuracy_local_step": ("--", "step t alone"),
+        **GLOBAL,
+    },
+    "accuracy with steps 1 to t, %": {
+        "accuracy_sum": ("-", "sum of them and global stream"),
+        "accuracy_mean": ("--", "mean of them and global stream"),
+        "accuracy": ("-.", "both streams, as trained"),
+        **GLOBAL,
+    },
+}
+"""By title: scores, the style of each and what it is."""
 
 
 def by_step(numbers: Mapping[str, float], name: str) -> tuple[list[int], list[float]]:
@@ -29,12 +52,24 @@ def by_step(numbers: Mapping[str, float], name: str) -> tuple[list[int], list[fl
     return [step for step, _ in found], [value for _, value in found]
 
 
+def by_setting(results: Mapping[str, Result]) -> dict[str, list[Result]]:
+    """The results with the seeds of each label together.
+
+    >>> list(by_setting(dict.fromkeys(["a.12.s0", "a.12.s1", "b"], None)))
+    ['a.12', 'b']
+    """
+    found: dict[str, list[Result]] = {}
+    for label, result in results.items():
+        found.setdefault(re.sub(r"\.s\d+$", "", label), []).append(result)
+    return found
+
+
 def write_step_curves(path: Path, results: Mapping[str, Result]) -> None:
-    """A colour for each run.
+    """A colour for each setting: the mean over its seeds, and a band of one standard deviation.
 
     Args:
         path: the PNG file.
-        results: by label.
+        results: by label; labels that differ in a seed at their end (``.s0``) are one setting.
 
     Raises:
         ValueError: none of the runs has steps.
@@ -44,30 +79,52 @@ def write_step_curves(path: Path, results: Mapping[str, Result]) -> None:
         raise ValueError(f"{path}: no run has an accuracy for each step; METHOD=focus_longer has, unless local is cnn")
     figure = Figure(figsize=(12, 3.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    single, several, weights = figure.subplots(1, 3)
+    axes = figure.subplots(1, 3)
     colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
-    for index, (label, result) in enumerate(shown.items()):
+    for index, (label, runs) in enumerate(by_setting(shown).items()):
         colour = colours[index % len(colours)]
-        for axis, name, style, what in (
-            (single, "accuracy_step", "-", "step and global stream"),
-            (single, "accuracy_local_step", "--", "step alone"),
-            (several, "accuracy_sum", "-", "sum of steps 1 to t"),
-            (several, "accuracy_mean", "--", "mean of steps 1 to t"),
-        ):
-            steps, values = by_step(result.scores, name)
-            axis.plot(steps, values, style, color=colour, marker=".", lw=1.2, label=f"{label}: {what}")
-        for axis in (single, several):
-            axis.axhline(result.scores["accuracy_global"], color=colour, ls=":", lw=1, label=f"{label}: global stream")
-        steps, values = by_step(
-            {f"weight_{step}": x for step, x in result.details.get("step_weight", {}).items()}, "weight"
-        )
-        weights.plot(steps, values, "-", color=colour, marker=".", lw=1.2, label=label)
-    for axis, title in ((single, "accuracy, %"), (several, "accuracy, %"), (weights, "mean weight in the decision, %")):
+        for axis, lines in zip(axes, PANELS.values(), strict=False):
+            for name, (style, _) in lines.items():
+                _draw(axis, [_curve(run, name) for run in runs], style, colour)
+        weights = [
+            by_step({f"w_{step}": x for step, x in run.details.get("step_weight", {}).items()}, "w") for run in runs
+        ]
+        _draw(axes[2], weights, "-", colour, f"{label}, {len(runs)} {'seed' if len(runs) == 1 else 'seeds'}")
+    for axis, (title, lines) in zip(axes, PANELS.items(), strict=False):
         axis.set_title(title, fontsize=9)
+        axis.legend(
+            handles=[Line2D([], [], color="black", ls=style, lw=1.2, label=told) for style, told in lines.values()],
+            fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False,
+        )  # fmt: skip
+    axes[2].set_title("mean weight in the decision, %", fontsize=9)
+    axes[2].legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    axes[2].set_ylim(bottom=0)
+    for axis in axes:
         axis.set_xlabel("step t")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=5)
-    weights.set_ylim(bottom=0)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     write_atomically(path, png.getvalue())
+
+
+def _curve(run: Result, name: str) -> Curve:
+    """A score at each step; one that has no steps, at all of them."""
+    steps, values = by_step(run.scores, name)
+    if steps:
+        return steps, values
+    every = by_step(run.scores, "accuracy_step")[0]
+    value = run.accuracy if name == "accuracy" else run.scores.get(name)
+    return (every, [value] * len(every)) if value is not None else ([], [])
+
+
+def _draw(axis: Axes, runs: list[Curve], style: str, colour: tuple[float, ...], label: str | None = None) -> None:
+    having = [run for run in runs if run[0]]
+    if not having:
+        return
+    steps = having[0][0]
+    values = np.array([run[1] for run in having if run[0] == steps])
+    mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
+    axis.plot(steps, mean, style, color=colour, marker="." if style in ("-", "--") else None, lw=1.2, label=label)
+    if len(values) > 1:
+        axis.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)

@@ -307,6 +307,13 @@ def test_figures_show_prototypes_with_the_patches_that_they_are(tmp_path, traine
         found = method.figure(name, method.normalise(image))
         assert len(found["maps"]) == len(found["picture"]) == count
         assert torch.equal(found["class"], found["source"] % CLASSES)
+        weights = method.classifier.weight[int(found["predicted"])]
+        assert all(float(found["weight"][n]) in weights[int(c) * PER_CLASS :][:PER_CLASS]
+                   for n, c in enumerate(found["class"]))  # fmt: skip
+        for n, map_ in enumerate(found["maps"].numpy()):  # the patch is around the cell that is most alike
+            y, x = np.unravel_index(map_.argmax(), map_.shape)
+            centre = torch.tensor([[[(x + 0.5) / map_.shape[1], (y + 0.5) / map_.shape[0]]]]).float()
+            assert torch.equal(cut(image, centre)[0, 0], found["patch"][n])
         arrays = {key: value.numpy() for key, value in found.items()}
         write_method_figure(tmp_path / f"{name}.png", name, [image[0].permute(1, 2, 0).numpy()], [arrays])
         assert (tmp_path / f"{name}.png").stat().st_size > 3_000

@@ -37,6 +37,25 @@ def test_a_better_later_step_is_drawn_higher(tmp_path, result):
     assert np.median(rows[left]) > np.median(rows[right])
 
 
+def test_seeds_of_a_setting_are_one_curve_with_a_band(tmp_path, result):
+    def run(level):
+        scores = {"accuracy_global": 50.0}
+        for step in range(1, 11):
+            scores |= {f"accuracy_{name}_{step}": level for name in ("step", "local_step", "sum", "mean")}
+        return replace(result, scores=scores, details={"step_weight": {str(step): 10.0 for step in range(1, 11)}})
+
+    def orange(path):  # of a second setting
+        picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        return int((np.abs(picture - np.array([255, 127, 14])).max(2) < 40).sum())
+
+    write_step_curves(tmp_path / "seeds.png", {"a.1.s0": run(60.0), "a.1.s1": run(80.0)})
+    write_step_curves(tmp_path / "settings.png", {"a.1": run(60.0), "b.1": run(80.0)})
+    assert orange(tmp_path / "seeds.png") == 0
+    assert orange(tmp_path / "settings.png") > 500
+    pale = np.abs(np.asarray(Image.open(tmp_path / "seeds.png").convert("RGB")).astype(int) - [222, 234, 244]).max(2)
+    assert (pale < 12).sum() > 5_000  # one of its standard deviations, 14 points, around 70
+
+
 def test_runs_without_steps_are_refused(tmp_path, result):
     with pytest.raises(ValueError, match="no run has an accuracy for each step"):
         write_step_curves(tmp_path / "a.png", {"one": replace(result, scores={"accuracy_global": 1.0})})
