@@ -245,27 +245,33 @@ class Looking(torch.autograd.Function):
         """Gradients of keys, values and weights: one product over all images and steps for each weight."""
         keys, values, *weights = ctx.saved_tensors
         found: list[Step] = ctx.found
-        slopes = look_back(found, states.split(1, 1), keys, values, weights, ctx.scale)[::-1]
-        of_keys = torch.bmm(_over([s.query for s in found]).transpose(1, 2), _joined([s.products for s in slopes]))
-        of_values = torch.bmm(_joined([s.seen for s in slopes]).transpose(1, 2), _over([s.attention for s in found]))
-        top = [step.layers[-1].before for step in found]
-        pairs = [
-            ([s.first for s in slopes], top),
-            ([s.second for s in slopes], [s.first for s in found]),
-            ([s.query for s in slopes], [s.second for s in found]),
-            ([s.hidden for s in slopes], [s.seen for s in found]),
-            ([s.given for s in slopes], [s.hidden for s in found]),
-        ]
-        gradients: list[Tensor] = []
-        for slope, given in pairs:
-            flat = _joined(slope).flatten(0, 1)
-            gradients += [flat.T @ _over(given).flatten(0, 1), flat.sum(0)]
-        for layer in range(len(found[0].layers)):
-            flat = _joined([s.gates[layer] for s in slopes]).flatten(0, 1)
-            given = _over([s.layers[layer].given for s in found]).flatten(0, 1)
-            before = _over([s.layers[layer].before for s in found]).flatten(0, 1)
-            gradients += [flat.T @ given, flat.T @ before, flat.sum(0), flat.sum(0)]
-        return of_keys, of_values, None, None, *gradients
+        with torch.autocast(keys.device.type, enabled=False):
+            slopes = look_back(found, states.split(1, 1), keys, values, weights, ctx.scale)[::-1]
+            asked, attention = (_over([getattr(s, name) for s in found]) for name in ("query", "attention"))
+            products, seen = (_joined([getattr(s, name) for s in slopes]) for name in ("products", "seen"))
+            of_keys = torch.bmm(asked.transpose(1, 2), products)
+            of_values = torch.bmm(seen.transpose(1, 2), attention)
+            return of_keys, of_values, None, None, *_of_weights(found, slopes)
+
+
+def _of_weights(found: Sequence[Step], slopes: Sequence[Slopes]) -> list[Tensor]:
+    """One product over images and steps for each weight, in their order."""
+    pairs = [
+        ([s.first for s in slopes], [s.layers[-1].before for s in found]),
+        ([s.second for s in slopes], [s.first for s in found]),
+        ([s.query for s in slopes], [s.second for s in found]),
+        ([s.hidden for s in slopes], [s.seen for s in found]),
+        ([s.given for s in slopes], [s.hidden for s in found]),
+    ]
+    gradients: list[Tensor] = []
+    for slope, given in pairs:
+        flat = _joined(slope).flatten(0, 1)
+        gradients += [flat.T @ _over(given).flatten(0, 1), flat.sum(0)]
+    for layer in range(len(found[0].layers)):
+        flat = _joined([s.gates[layer] for s in slopes]).flatten(0, 1)
+        given, before = (_over([getattr(s.layers[layer], x) for s in found]).flatten(0, 1) for x in ("given", "before"))
+        gradients += [flat.T @ given, flat.T @ before, flat.sum(0), flat.sum(0)]
+    return gradients
 
 
 def _over(each: list[Tensor]) -> Float[Tensor, "b t d"]:
