@@ -162,7 +162,7 @@ class Slopes(NamedTuple):
 
 def look_back(
     found: Sequence[Step],
-    tops: Sequence[Float[Tensor, "b s h"]],
+    tops: Sequence[Float[Tensor, "b _ h"]],
     keys: Float[Tensor, "b k n"],
     values: Float[Tensor, "b e n"],
     weights: Sequence[Tensor],
@@ -284,12 +284,12 @@ def _joined(each: list[Float[Tensor, "b one d"]]) -> Float[Tensor, "b t d"]:
 
 def channel_slopes(
     found: Sequence[Step],
-    tops: Sequence[Float[Tensor, "b s h"]],
+    tops: Sequence[Float[Tensor, "b _ h"]],
     keys: Float[Tensor, "b k n"],
     values: Float[Tensor, "b e n"],
     weights: Sequence[Tensor],
     scale: float,
-) -> Float[Tensor, "b s e"]:
+) -> Float[Tensor, "b scores e"]:
     """Derivative of each score by a number that is added to a channel of the values in all cells.
 
     Attention does not change, and all answers change by that number: so the derivatives by the answers' hidden layers

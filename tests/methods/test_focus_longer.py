@@ -11,7 +11,7 @@ from fgbench import config
 from fgbench.cells import Cell
 from fgbench.layers.boxes import to_original
 from fgbench.methods import FocusLonger, Optim
-from fgbench.methods.focus_attention import SelfAttention, cosine_basis
+from fgbench.methods.focus_attention import SelfAttention, cosine_basis, look
 from fgbench.methods.focus_local import fixed_weights, time_attention
 from fgbench.methods.focus_longer import PRESETS
 from fgbench.types import Batch
@@ -254,9 +254,9 @@ def test_places_are_cosines_and_only_they_tell_where_a_cell_is():
 
 
 def test_the_first_question_is_the_same_for_all_images_and_later_ones_are_not():
-    method, asked = make(local="self_attention"), []
-    method.local.looks.query.register_forward_hook(lambda m, i, o: asked.append(o))
-    method.local(torch.randn(2, 16, 4, 4))
+    local = make(local="self_attention").local
+    keys, values = local.looks.split(torch.randn(2, 16, 4, 4))
+    asked = [step.query for step in look(keys, values, local.looks.weights(local.lstm), 4, local.looks.scale)]
     assert len(asked) == 4
     assert torch.equal(asked[0][0], asked[0][1])
     assert not torch.allclose(asked[1][0], asked[1][1])

@@ -41,7 +41,8 @@ def test_seeds_of_a_setting_are_one_curve_with_a_band(tmp_path, result):
     def run(level):
         scores = {"accuracy_global": 50.0}
         for step in range(1, 11):
-            scores |= {f"accuracy_{name}_{step}": level for name in ("step", "local_step", "sum", "mean")}
+            scores |= {f"accuracy_{name}_{step}": level for name in ("step", "sum")}
+            scores |= {f"accuracy_{name}_{step}": level - 40 for name in ("local_step", "mean")}
         return replace(result, scores=scores, details={"step_weight": {str(step): 10.0 for step in range(1, 11)}})
 
     def orange(path):  # of a second setting
