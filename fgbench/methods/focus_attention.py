@@ -240,7 +240,7 @@ class Looking(torch.autograd.Function):
         return torch.stack([step.layers[-1].state for step in found], 1), attention
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no annotation for it
+    @once_differentiable
     def backward(ctx: Any, states: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of keys, values and weights: one product over all images and steps for each weight."""
         keys, values, *weights = ctx.saved_tensors
@@ -269,8 +269,9 @@ def _of_weights(found: Sequence[Step], slopes: Sequence[Slopes]) -> list[Tensor]
         gradients += [flat.T @ _over(given).flatten(0, 1), flat.sum(0)]
     for layer in range(len(found[0].layers)):
         flat = _joined([s.gates[layer] for s in slopes]).flatten(0, 1)
-        given, before = (_over([getattr(s.layers[layer], x) for s in found]).flatten(0, 1) for x in ("given", "before"))
-        gradients += [flat.T @ given, flat.T @ before, flat.sum(0), flat.sum(0)]
+        for name in ("given", "before"):
+            gradients.append(flat.T @ _over([getattr(s.layers[layer], name) for s in found]).flatten(0, 1))
+        gradients += [flat.sum(0), flat.sum(0)]
     return gradients
 
 

@@ -143,7 +143,8 @@ class LocalStream(nn.Module):
                 same = features.mean((2, 3))[:, None].expand(-1, self.steps, -1)
                 return Steps(lstm(same.contiguous())[0])
             weights = self.looks.weights(lstm)
-            states, attention = Looking.apply(*self.looks.split(features), self.steps, self.looks.scale, *weights)
+            keys, values = self.looks.split(features)
+            states, attention = Looking.apply(keys, values, self.steps, self.looks.scale, *weights)  # type: ignore[no-untyped-call]  # torch's
             return Steps(states, attention.unflatten(2, features.shape[2:]))
 
     def logits(self, features: Float[Tensor, "b d u v"], states: Tensor | None) -> Float[Tensor, "b k"]:
