@@ -6,7 +6,8 @@ channels of the feature map and the attention maps of the same channels. ``heatm
 ``part_figures``.
 
 ``prototypes`` is Figure 3 of Chen et al., NeurIPS 2019: where an image is like prototypes, those it is most like, what
-is there, and the training patches that these are; ``gallery`` shows those of the predicted class.
+is there, and the training patches that these are, with their points for the predicted class: similarity times the last
+layer's weight. ``gallery`` shows the prototypes of the predicted class.
 
 ``patches`` is Figure 3.2 of Shroff's thesis (2020): the boxes of an image, in the order of their rank, and the patch
 that was looked at. ``steps`` is its Figures 5.1, 6.2 and 7.3: the patch, the weight of each step, and Grad-CAM of each

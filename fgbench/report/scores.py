@@ -59,12 +59,14 @@ def show(console: Console, chosen: Sequence[Entry], names: Sequence[str], minus:
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
-        for heading in ("n", *names, *(f"{name} - {minus}" for name in names if minus)):
-            table.add_column(heading, justify="right")
+        for heading in ("n", *names, *(f"{name} less {minus}" for name in names if minus and name != minus)):
+            table.add_column(heading, justify="right", overflow="fold")
         for entry in having:
             of = {name: [score(run, name) for run in entry.runs] for name in (*names, *([minus] if minus else []))}
             cells = [spread([x for x in of[name] if x is not None]) for name in names]
             for name in names if minus else ():
+                if name == minus:
+                    continue
                 pairs = zip(of[name], of[minus or ""], strict=True)
                 cells.append(spread([x - y for x, y in pairs if x is not None and y is not None], signed=True))
             table.add_row(entry.label, str(len(entry.runs)), *cells)
