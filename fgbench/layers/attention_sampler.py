@@ -30,6 +30,7 @@ from torch import Tensor
 
 Convention = Literal["centred", "official"]
 
+AT_ONCE = 4  # images that a CPU samples at once: what it writes then stays in its cache until it is put in place
 DENSE = 4.0  # largest magnification over the uniform one, before what is cut off is spread; the authors' code
 FINER = 4  # cells per side of a map that is written back, for each cell of the map
 ITERATIONS = 5  # of cutting and spreading; the authors' code
@@ -214,13 +215,20 @@ def read(
     below = grid.permute(3, 0, 1, 2).unflatten(1, (-1, images)).permute(2, 0, 1, 3, 4).reshape(images, 2, -1, ow)
     below = below.permute(0, 2, 3, 1)
     official = convention == "official"
-    with torch.autocast(image.device.type, enabled=False):
-        sampled = torch.nn.functional.grid_sample(
-            image.float(), below.float(), "bilinear", "zeros" if official else "border", align_corners=official
-        )
     # Grids apart and channels last by one copy; as a view of it in the usual order of axes.
-    last: Tensor = sampled.unflatten(2, (-1, oh)).permute(2, 0, 3, 4, 1).reshape(len(grid), oh, ow, -1).contiguous()
-    return last.permute(0, 3, 1, 2)
+    last = image.new_empty(len(grid) // images, images, oh, ow, image.shape[1], dtype=torch.float32)
+    at_once = AT_ONCE if image.device.type == "cpu" else images
+    with torch.autocast(image.device.type, enabled=False):
+        for some in (slice(first, first + at_once) for first in range(0, images, at_once)):
+            sampled = torch.nn.functional.grid_sample(
+                image[some].float(),
+                below[some].float(),
+                "bilinear",
+                "zeros" if official else "border",
+                align_corners=official,
+            )
+            last[:, some] = sampled.unflatten(2, (-1, oh)).permute(2, 0, 3, 4, 1)
+    return last.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def write_back(
