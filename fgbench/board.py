@@ -55,6 +55,10 @@ def _chosen(options: argparse.Namespace) -> list[Entry]:
     read = leaderboard.read_results(options.folder)
     for message in read.damaged.values():
         print(f"fgbench: left out: {message}", file=sys.stderr)
+    if not read.results:
+        raise ResultError(
+            f"{options.folder}: no result in {options.folder / leaderboard.RESULTS}; is it a leaderboard?"
+        )
     chosen = settings.keep(leaderboard.entries(read.results), options.filter)
     return settings.ordered(chosen, options.sort) if getattr(options, "sort", None) else chosen
 

@@ -16,13 +16,13 @@ May import: numpy, scipy. Must not import: anything else of the suite. Reads and
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from scipy import stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 DRAWS = 10_000
@@ -30,6 +30,8 @@ POWER = 0.8
 MOST_PATTERNS = 256  # different images that are drawn by their count
 MOST_INDICES = 2 * 10**7  # draws times images that are drawn one by one, in less than a second
 BLOCKS = 256  # of similar images, above both
+NODES = 40  # of an integral over one chi-squared variate
+MANY = 100  # degrees of freedom from which a t variate is taken for normal
 CHUNK = 2**22  # indices in memory at a time
 
 
@@ -181,9 +183,13 @@ def crossed(a: Float64[np.ndarray, "s n"], b: Float64[np.ndarray, "t n"], level:
     """A t test of the difference of two methods, for images and for seeds.
 
     The variance of the difference of the means is the sum of that of the images (of the per-image differences of the
-    seeds' means, over n) and that of each method's runs (of their means, over their number); degrees of freedom after
-    Satterthwaite. What image and seed do together is in both, so the test is a little too careful. A method with one
-    run adds no variance: then the test speaks of that run.
+    seeds' means, over n) and that of each method's runs (of their means, over their number). Each of these is only
+    estimated, that of the runs from two or three numbers, so the difference is compared with a sum of t variates, one
+    for each part, with its own scale and degrees of freedom: as ``bootstrap`` adds them, and Behrens and Fisher did.
+    Satterthwaite's single t will not do here: two seeds that happen to agree have almost no variance, and with
+    them 10 of 100 comparisons of equals were significant at 5 %, 3 to 6 of 100 at 0.5 %. What image and seed do
+    together is in both parts, so the test is a little too careful. A method with one run adds no variance: then the
+    test speaks of that run.
 
     Args:
         a: a number for each run of the first method and each image.
@@ -195,14 +201,55 @@ def crossed(a: Float64[np.ndarray, "s n"], b: Float64[np.ndarray, "t n"], level:
     parts = [(float(d.var(ddof=1)) / images, images - 1)] if images > 1 else []
     parts += [(float(runs.mean(1).var(ddof=1)) / len(runs), len(runs) - 1) for runs in (a, b) if len(runs) > 1]
     unit = _unit(len(a), len(b))
-    variance = sum(part for part, _ in parts)
-    if variance == 0:
+    if not any(variance for variance, _ in parts):
         same = bool(d.mean() == 0)
         return Test("crossed t", unit, 1.0 if same else 0.0, images, 0.0 if parts else math.inf)
-    freedom = variance**2 / sum(part**2 / df for part, df in parts)
-    se = math.sqrt(variance)
-    p = float(2 * stats.t.sf(abs(float(d.mean())) / se, freedom))
-    return Test("crossed t", unit, p, images, _detectable(se, freedom, level))
+    largest = max(variance for variance, _ in parts)
+    parts = [
+        (variance, freedom) for variance, freedom in parts if variance > 1e-12 * largest
+    ]  # the others are rounding
+    tail = _tail(parts)
+    finds = sum(_solve(tail, p, math.sqrt(largest)) for p in (1 - level, 2 * (1 - POWER)))
+    return Test("crossed t", unit, tail(abs(float(d.mean()))), images, finds)
+
+
+def _tail(parts: Sequence[tuple[float, int]]) -> Callable[[float], float]:
+    """How likely a sum of t variates is further from 0 than a number.
+
+    Given the chi-squared variates below the t's the sum is normal, so the probability is the mean of a normal's over
+    these: by Gauss and Legendre in the cube root of their probability, for the small ones matter most.
+
+    Args:
+        parts: by variate its variance (squared scale), above zero, and its degrees of freedom.
+    """
+    if len(parts) == 1:
+        ((variance, freedom),) = parts
+        return lambda x: float(2 * stats.t.sf(x / math.sqrt(variance), freedom))
+    total, weight = np.zeros(1), np.ones(1)
+    for variance, freedom in parts:
+        factors, mine = _inflation(freedom)
+        total = np.add.outer(total, variance * factors).ravel()
+        weight = np.multiply.outer(weight, mine).ravel()
+    scale = np.sqrt(total)
+    return lambda x: float(min(1.0, 2 * (special.ndtr(-x / scale) @ weight)))
+
+
+@cache
+def _inflation(freedom: int) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
+    """Degrees of freedom over chi-squared with as many: nodes and their weights."""
+    if freedom >= MANY:
+        return np.ones(1), np.ones(1)
+    x, w = np.polynomial.legendre.leggauss(NODES)
+    u = (x + 1) / 2
+    return freedom / stats.chi2.ppf(u**3, freedom), 3 * u**2 * w / 2
+
+
+def _solve(tail: Callable[[float], float], p: float, start: float) -> float:
+    """The number that has this much outside of it; it is looked for from another one on."""
+    high = start
+    while tail(high) > p:
+        high *= 4
+    return float(optimize.brentq(lambda x: tail(x) - p, 0.0, high, rtol=1e-6))
 
 
 def _detectable(se: float, freedom: float, level: float) -> float:

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 from fgbench import statistics
 from fgbench.statistics import bootstrap, crossed, holm, letters, mcnemar, smallest_significant, summary, wilcoxon
@@ -68,6 +68,16 @@ def test_wilcoxon_counts_signed_ranks() -> None:
     assert wilcoxon(heavy, np.zeros(31)).p < 0.001
 
 
+def tail_by_convolution(first: tuple[float, int], second: tuple[float, int], x: float) -> float:
+    """How likely a sum of two scaled t variates is further from 0 than x: an integral over the first of them."""
+    (s, f), (t, g) = ((math.sqrt(variance), freedom) for variance, freedom in (first, second))
+
+    def both_ends(u: float) -> float:
+        return float(stats.t.pdf(u, f) * (stats.t.sf((x - s * u) / t, g) + stats.t.cdf((-x - s * u) / t, g)))
+
+    return sum(integrate.quad(both_ends, *ends, limit=200)[0] for ends in ((-math.inf, 0), (0, math.inf)))
+
+
 def test_crossed_is_students_t_where_only_one_source_varies() -> None:
     random = np.random.default_rng(0)
     a, b = random.normal(0.3, 1, (1, 40)), random.normal(0, 1, (1, 40))
@@ -75,8 +85,11 @@ def test_crossed_is_students_t_where_only_one_source_varies() -> None:
     runs = np.array([1.0, 2.0, 4.0]), np.array([3.0, 5.0, 5.5, 6.0])
     same = [np.repeat(values[:, None], 10, 1) for values in runs]  # every image alike: only seeds vary
     found = crossed(*same)
-    assert found.p == pytest.approx(stats.ttest_ind(*runs, equal_var=False).pvalue, rel=1e-10)
+    parts = [(float(values.var(ddof=1)) / len(values), len(values) - 1) for values in runs]
+    assert found.p == pytest.approx(tail_by_convolution(*parts, abs(runs[0].mean() - runs[1].mean())), rel=1e-4)
     assert found.unit == "images and seeds"
+    one = crossed(same[0], np.full((1, 10), 3.0))
+    assert one.p == pytest.approx(stats.ttest_1samp(runs[0], 3.0).pvalue, rel=1e-10)
     assert crossed(a, b).unit == "images"
 
 
@@ -84,9 +97,24 @@ def test_crossed_adds_the_variances() -> None:
     a, b = np.array([[1.0, 0, 1, 1], [0, 0, 1, 1]]), np.array([[0.0, 0, 1, 0]])
     # differences of means .5 0 0 1: mean .375, variance (.015625 + 2 * .140625 + .390625) / 3 = .229167
     # runs of a: .75 .5, variance .03125
-    se2 = 0.2291667 / 4 + 0.03125 / 2
-    freedom = se2**2 / ((0.2291667 / 4) ** 2 / 3 + (0.03125 / 2) ** 2 / 1)
-    assert crossed(a, b).p == pytest.approx(2 * stats.t.sf(0.375 / math.sqrt(se2), freedom), rel=1e-5)
+    found = crossed(a, b)
+    assert found.p == pytest.approx(tail_by_convolution((0.22916667 / 4, 3), (0.03125 / 2, 1), 0.375), rel=1e-4)
+    # of the gap that is found the part that grows with the level is the critical value: of this p it is the difference
+    critical = crossed(a, b, level=0.5).detectable + 0.375 - crossed(a, b, level=1 - found.p).detectable
+    assert tail_by_convolution((0.22916667 / 4, 3), (0.03125 / 2, 1), critical) == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("runs", "luck"), [((2, 1), 0.25), ((2, 10), 0.25), ((3, 1), 0.15)])
+def test_two_seeds_that_happen_to_agree_prove_nothing(runs: tuple[int, int], luck: float) -> None:
+    """Equal methods whose runs vary much: Satterthwaite's t rejects 7 to 12 of 100, and at 0.5 % ten times too many."""
+    random = np.random.default_rng(3)
+    trials, p = 600, []
+    for _ in range(trials):
+        lucky = [random.normal(0, luck, (count, 1)) if count > 1 else np.zeros((1, 1)) for count in runs]
+        a, b = (offset + random.normal(0, 1, (1, 101)) for offset in lucky)
+        p.append(crossed(a, b).p)
+    assert np.mean(np.array(p) < 0.05) <= 0.05 + 2 * 0.009  # two standard errors of 600 trials
+    assert np.mean(np.array(p) < 0.005) <= 0.005 + 3 * 0.003
 
 
 def test_equal_runs_do_not_differ_and_constant_ones_do() -> None:

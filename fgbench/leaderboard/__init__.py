@@ -4,13 +4,15 @@
 * ``settings``: the seeds of one setting together; filters, order, the front.
 * ``tables``: results and entries as CSV, Markdown, LaTeX.
 * ``comparison``: two settings on the same images; groups that cannot be told apart.
+* ``standing``: who leads a table, by how much, and whether that is certain.
+* ``block``: a short board inside the project's README.
 * ``audit``: what is wrong with a leaderboard.
 * ``merging``: other people's results folders.
 
 May import: the standard library, numpy, pandas, jinja2, ``fgbench.result``, ``fgbench.predictions``,
 ``fgbench.statistics``. Must not import: torch, anything that trains, report. Reads: ``leaderboard/published.csv``, JSON
-and Parquet files in ``leaderboard/results``. Writes: ``leaderboard/leaderboard.csv`` and ``leaderboard/README.md``;
-merging also adds to ``leaderboard/results``.
+and Parquet files in ``leaderboard/results``. Writes: ``leaderboard/leaderboard.csv``, ``leaderboard/README.md`` and
+the marked board of the README beside the folder; merging also adds to ``leaderboard/results``.
 """
 
 from fgbench.leaderboard.files import CSV, PUBLISHED, README, RESULTS, Rebuilt, read_results, rebuild

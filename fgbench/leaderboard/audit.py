@@ -81,7 +81,11 @@ def verify(folder: Path, resolve: Resolve | None = None) -> list[Problem]:
     found += _seeds(folder, read.results)
     found += _stale(read.results, resolve) if resolve else []
     found += _published(folder)
-    for name, text in derived(folder, read.results).items():
+    try:
+        tables = derived(folder, read.results)
+    except ResultError as error:
+        return [*found, Problem(str(folder), "derived", f"the tables cannot be made: {error}")]
+    for name, text in tables.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             found.append(

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from fgbench import statistics
-from fgbench.leaderboard.settings import BETTER, Entry
+from fgbench.leaderboard.settings import BETTER, KINDS, Entry
 from fgbench.leaderboard.tables import RESULTS
 from fgbench.predictions import read_predictions
 from fgbench.result import Result, ResultError
@@ -162,25 +162,34 @@ def groups(folder: Path, chosen: Sequence[Entry], metric: str = "accuracy") -> l
 
     A setting without predictions of the same images, or whose checkpoint was chosen on the test split, has none.
     """
-    data = [per_image(folder, entry, metric) if entry.honest else None for entry in chosen]
-    first = next((item for item in data if item is not None), None)
-    able = [
-        index
-        for index, item in enumerate(data)
-        if item is not None and first is not None and np.array_equal(item.image_id, first.image_id)
-    ]
-    pairs = list(itertools.combinations(range(len(able)), 2))
-    p = []
-    for i, j in pairs:
-        one, other = data[able[i]], data[able[j]]
-        if one is not None and other is not None:
-            p.append(_test(metric, *_paired(one, other)[:4]).p)
-    differ = np.zeros((len(able), len(able)), bool)
-    for (i, j), value in zip(pairs, statistics.holm(p), strict=True):
-        differ[i, j] = differ[j, i] = value < ALPHA
-    found = [""] * len(chosen)
-    for index, letter in zip(able, statistics.letters(differ), strict=True):
-        found[index] = letter
+    found = letters_of(aligned(folder, chosen, metric), metric)
+    return [found.get(at, "") for at in range(len(chosen))]
+
+
+def aligned(folder: Path, chosen: Sequence[Entry], metric: str) -> dict[int, PerImage]:
+    """By their place, the settings that can be tested against each other: honest ones of the first one's images."""
+    read = {at: per_image(folder, entry, metric) for at, entry in enumerate(chosen) if entry.honest}
+    data = {at: item for at, item in read.items() if item is not None}
+    first = next(iter(data.values()), None)
+    return {at: item for at, item in data.items() if first and np.array_equal(item.image_id, first.image_id)}
+
+
+def letters_of(data: Mapping[int, PerImage], metric: str) -> dict[int, str]:
+    """The letters of ``groups``, by place."""
+    pairs = list(itertools.combinations(data, 2))
+    p = statistics.holm([_test(metric, *_paired(data[i], data[j])[:4]).p for i, j in pairs])
+    differ = dict(zip(pairs, p, strict=True))
+    matrix = np.array([[differ.get((min(i, j), max(i, j)), 1.0) < ALPHA for j in data] for i in data], bool)
+    return dict(zip(data, statistics.letters(matrix.reshape(len(data), len(data))), strict=True))
+
+
+def gaps_to(data: Mapping[int, PerImage], leader: int, metric: str, draws: int = DRAWS) -> dict[int, Interval]:
+    """By place, how far each setting is from one of them: its number minus the leader's, by a paired bootstrap."""
+    found = {}
+    for at, item in data.items():
+        if at != leader and leader in data:
+            x, y, weight, *_ = _paired(item, data[leader])
+            found[at] = _interval(metric, x, y, weight, draws)
     return found
 
 
@@ -255,6 +264,20 @@ def _test(
     return statistics.crossed(x / weight.mean(), y / weight.mean())
 
 
+def _interval(
+    metric: str,
+    x: Float64[np.ndarray, "s n"],
+    y: Float64[np.ndarray, "t n"],
+    weight: Float64[np.ndarray, " n"],
+    draws: int,
+) -> Interval:
+    """The bootstrap's, without what no difference of two shares can be: two seeds far apart would reach beyond 100."""
+    found = statistics.bootstrap(x, y, weight, draws=draws)
+    if KINDS[metric] != "percent":
+        return found
+    return replace(found, low=max(found.low, -100.0), high=min(found.high, 100.0))
+
+
 def _comparison(metric: str, a: PerImage, b: PerImage, one: Entry, other: Entry, draws: int) -> Comparison:
     x, y, weight, binary, _, left_out = _paired(a, b)
     test = _test(metric, x, y, weight, binary)
@@ -266,5 +289,5 @@ def _comparison(metric: str, a: PerImage, b: PerImage, one: Entry, other: Entry,
                 found = statistics.mcnemar(x[index] > 0, y[rows[run.seed]] > 0)
                 by_seed[run.seed] = replace(found, detectable=100 * found.detectable)
     means = [statistics.summary((values.sum(1) / weight.sum()).tolist()) for values in (x, y)]
-    interval = statistics.bootstrap(x, y, weight, draws=draws)
+    interval = _interval(metric, x, y, weight, draws)
     return Comparison(metric, BETTER[metric], means[0], means[1], interval, test, test.p, left_out, by_seed)

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fgbench.leaderboard.block import BEGIN, refreshed
 from fgbench.leaderboard.settings import order
 from fgbench.leaderboard.tables import CSV, PUBLISHED, README, RESULTS, published, to_csv, to_markdown
 from fgbench.result import Result, ResultError, read_result, write_atomically
 
 __all__ = ["CSV", "PUBLISHED", "README", "RESULTS", "Rebuilt", "read_results", "rebuild"]
 
+PROJECT = "../README.md"  # beside the leaderboard's folder
 Stamp = tuple[int, int, int]  # size, time of the last change, number of the file
 
 
@@ -71,12 +73,28 @@ def rebuild(folder: Path) -> Rebuilt:
     while True:
         rebuilt = _read(files, known)
         for name, text in derived(folder, rebuilt.results).items():
-            write_atomically(folder / name, text.encode())
+            if name != PROJECT or _text(folder / name) != text:  # people edit that file: left alone if all is well
+                write_atomically(folder / name, text.encode())
         before, files = files, _snapshot(folder)
         if files == before:  # else somebody has added a result, and perhaps written a newer file than ours before ours
             return rebuilt
 
 
 def derived(folder: Path, results: Sequence[Result]) -> dict[str, str]:
-    """The committed tables, by the names of their files, as they should be."""
-    return {CSV: to_csv(results), README: to_markdown(results, published(folder))}
+    """The committed tables, by the names of their files, as they should be.
+
+    The project's README is among them if it lies beside the folder and has a place for a board (``block``).
+    """
+    found = {CSV: to_csv(results), README: to_markdown(results, published(folder))}
+    text = _text(folder / PROJECT)
+    if BEGIN.search(text):
+        found[PROJECT] = refreshed(text, folder, results, str(folder / PROJECT))
+    return found
+
+
+def _text(path: Path) -> str:
+    """A file's text; empty if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""

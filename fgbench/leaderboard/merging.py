@@ -8,6 +8,7 @@ from pathlib import Path
 from fgbench.leaderboard.audit import protocol, read_checked
 from fgbench.leaderboard.comparison import predictions_path
 from fgbench.leaderboard.files import RESULTS, read_results
+from fgbench.leaderboard.settings import order
 from fgbench.result import Result, ResultError, write_atomically
 
 
@@ -70,6 +71,9 @@ def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry
         else:
             merged.same.append(path)
         return
+    if twin := _copied(theirs, result, rows, folder):
+        merged.refused[path] = f"{path}: has the same predictions as {twin.name}: a copy is no second seed"
+        return
     if mixed := [problem.message for problem in protocol([*rows, result]) if problem.row.endswith(f"/{result.name}")]:
         merged.refused[path] = f"{path}: {'; '.join(mixed)}"
         return
@@ -81,6 +85,16 @@ def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry
             return
     rows.append(result)
     merged.added.append(path)
+
+
+def _copied(theirs: Path, result: Result, rows: Sequence[Result], folder: Path) -> Result | None:
+    """The run of the same setting, of another seed, that said the very same of every image."""
+    data = theirs.read_bytes()
+    for row in rows:
+        there = predictions_path(folder, row)
+        if order(row)[:-1] == order(result)[:-1] and there.is_file() and there.read_bytes() == data:
+            return row
+    return None
 
 
 def _add(path: Path, theirs: Path, ours: Path) -> None:

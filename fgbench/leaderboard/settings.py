@@ -4,7 +4,7 @@ import operator
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,9 @@ AXES = ("accuracy", "landmark_error", "pointing_error", "gmacs")
 KINDS = {column.name: column.metadata["kind"] for column in columns()}
 BETTER = {column.name: column.metadata["better"] for column in columns()}
 NUMBERS = ("count", "percent", "error", "number")  # kinds
+POSSIBLE = {"percent": (0.0, 100.0), **dict.fromkeys(("count", "error", "number"), (0.0, float("inf")))}
+"""By kind of number, between what it lies."""
+
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -97,9 +100,18 @@ class Entry:
         return self.run.selection != "legacy_best_on_test"
 
     def summary(self, name: str) -> Summary | None:
-        """A column over the seeds that have it; None if none has."""
+        """A column over the seeds that have it; None if none has.
+
+        An interval ends where a mean can be: two seeds far apart would else reach below 0 and above 100 %.
+        """
         values = [float(value) for run in self.runs if (value := getattr(run, name)) is not None]
-        return summary(values) if values else None
+        if not values:
+            return None
+        found = summary(values)
+        if found.low is None or found.high is None:
+            return found
+        least, most = POSSIBLE[KINDS[name]]
+        return replace(found, low=max(found.low, least), high=min(found.high, most))
 
     def mean(self, name: str) -> float | None:
         """Of a column."""

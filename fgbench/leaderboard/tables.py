@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ CSV, README, RESULTS, PUBLISHED = "leaderboard.csv", "README.md", "results", "pu
 UNITS = {column.name: column.metadata["unit"] for column in columns()}
 STATISTICS = ("", "_sd", "_low", "_high", "_n")  # columns of a number in an exported CSV; the first is the mean
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "\\textbackslash "}
+PAPERS = (
+    "paper", "table", "page", "method", "variant", "backbone", "resolution", "dataset", "subset", "metric", "value",
+    "unit", "note", "method_file",
+)  # fmt: skip
 PREFIXES = {"digest": "sha256:", "commit": "git:"}
 TEMPLATE = Path(__file__).with_name("page.md.j2")
 
@@ -56,12 +61,24 @@ def load(folder: Path) -> pd.DataFrame:
 
 
 def published(folder: Path) -> pd.DataFrame:
-    """The papers' numbers: texts, but for ``value`` (``printed`` keeps its digits). Empty without the file."""
+    """The papers' numbers: texts, but for ``value`` (``printed`` keeps its digits). Empty without the file.
+
+    Raises:
+        ResultError: a column is missing, or a value is no number; says which, and where.
+    """
     path = folder / PUBLISHED
     if not path.exists():
         return pd.DataFrame(columns=["dataset", "value", "printed"])
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return frame.assign(value=frame["value"].astype(float), printed=frame["value"])
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:  # of pandas: an empty file, a line with too many cells
+        raise ResultError(f"{path}: cannot be read ({str(error).strip()})") from error
+    if missing := [name for name in PAPERS if name not in frame.columns]:
+        raise ResultError(f"{path}: column {missing[0]} is missing; its columns are {', '.join(PAPERS)}")
+    value = pd.to_numeric(frame["value"], errors="coerce")
+    if bad := [at for at, number in enumerate(value) if not math.isfinite(number)]:
+        raise ResultError(f"{path}: line {bad[0] + 2}: value {frame['value'][bad[0]]!r} is not a number")
+    return frame.assign(value=value, printed=frame["value"])
 
 
 def to_markdown(results: Sequence[Result], papers: pd.DataFrame) -> str:
@@ -74,7 +91,7 @@ def to_markdown(results: Sequence[Result], papers: pd.DataFrame) -> str:
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters["row"] = _markdown_row
+    environment.filters["row"] = markdown_row
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         datasets=[
             {
@@ -90,7 +107,8 @@ def to_markdown(results: Sequence[Result], papers: pd.DataFrame) -> str:
     )
 
 
-def _markdown_row(cells: Iterable[object]) -> str:
+def markdown_row(cells: Iterable[object]) -> str:
+    """A line of a table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
@@ -127,7 +145,7 @@ def export(chosen: Sequence[Entry], names: Sequence[str], style: str) -> str:
     rows = [[cell_of(entry, name) for name in names] for entry in chosen]
     if style == "markdown":
         rule = ["--:" if KINDS[name] in NUMBERS else "---" for name in names]
-        return "\n".join(_markdown_row(row) for row in [[_heading(name) for name in names], rule, *rows]) + "\n"
+        return "\n".join(markdown_row(row) for row in [[_heading(name) for name in names], rule, *rows]) + "\n"
     if style == "latex":
         return _export_latex(rows, names)
     raise ResultError(f"there is no format {style!r}; known: csv, latex, markdown")

@@ -14,6 +14,7 @@ from fgbench.leaderboard.comparison import Comparison
 from fgbench.leaderboard.merging import Merged
 from fgbench.leaderboard.settings import KINDS, NUMBERS, Entry, by_table, front
 from fgbench.leaderboard.tables import cell_of, interval
+from fgbench.result import ResultError
 
 WIDE = 120  # columns of a terminal from which a table also shows intervals and the network
 SHARED = ("backbone", "weights", "resolution", "epochs", "selection")  # said once, below a table whose rows agree
@@ -57,11 +58,17 @@ def show(
     marks = {id(entry): mark for entry, mark in zip(chosen, front(chosen), strict=True)}
     for (dataset, track, classes), rows in by_table(chosen).items():
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
-        letters = comparison.groups(folder, rows, metric) if len(rows) > 1 else [""]
-        baseline = next((entry for entry in rows if entry in baselines), None)
-        gaps = comparison.against(folder, rows, baseline, metric) if baseline else []
+        baseline, gaps = next((entry for entry in rows if entry in baselines), None), []
+        letters, problem = [""] * len(rows), ""
+        try:
+            letters = comparison.groups(folder, rows, metric) if len(rows) > 1 else letters
+            gaps = comparison.against(folder, rows, baseline, metric) if baseline else []
+        except ResultError as error:
+            problem = f"no groups: {error}"
         _print_table(console, rows, columns, letters, [marks[id(entry)] for entry in rows], gaps, metric)
-        if baseline:
+        if problem:
+            console.print(Text(problem))
+        if gaps:
             console.print(f"gap in {metric} to {baseline.label}, points: 95 % bootstrap interval; p after Holm")
         console.print()
     if not chosen:
@@ -97,7 +104,7 @@ def _print_table(
     table.add_column("n", justify="right")
     for index, name in enumerate(names):
         numeric = KINDS[name] in NUMBERS
-        table.add_column(NAMES.get(name, name), justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(NAMES.get(name, name), justify="right" if numeric else "left", no_wrap=index == 0 and numeric)
         if index == 0 and wide and not columns:
             table.add_column("95 % interval", justify="right", no_wrap=True)
         if index == 0:

@@ -133,6 +133,27 @@ def test_rows_have_groups_and_the_front(read: Reader) -> None:
     assert [name for name, row in rows.items() if row["front"][0]] == ["other.half", "good", "plain"]
 
 
+def test_the_page_says_first_who_leads_by_how_much_and_whether_that_is_certain(text: str, read: Reader) -> None:
+    rows = {row["method"][0]: row["behind"] for row in read.rows if "behind" in row}
+    assert (rows["other.half"][0], rows["other.half"][1].strip()) == ("0.0", "best")
+    gap = float(rows["plain"][0])
+    assert gap == 50.0 - 92.5  # 40 images: 20 right, and 37
+    # of 40 images 17 differ: their share has the standard error sqrt(0.425 * 0.575 / 40) = 0.078
+    low, high = (float(end) for end in re.findall(r"[+-]\d+\.\d\d", rows["plain"][1])[1:])
+    assert low == pytest.approx(-42.5 - 196 * 0.078, abs=3)
+    assert high == pytest.approx(-42.5 + 196 * 0.078, abs=3)
+    assert (rows["other.test"][0], rows["other.test"][1].strip()) == ("", "")
+    captions = re.findall(r"<caption.*?</caption>", text)
+    (said,) = (caption for caption in captions if "toybirds, track" in caption)
+    assert "other.half is the most accurate: 93.00 %, one run. Cannot be told apart from it: good (" in said
+    assert "Less accurate: plain (-42.50)" in said
+    assert "Left out, for the checkpoint was chosen on the test set: other.test" in said
+    glance = re.search(r'aria-labelledby="glance-h">.*?</table>', text, re.DOTALL)
+    assert glance is not None
+    told = re.sub(r"<[^>]*>", " ", glance[0])
+    assert re.search(r"toybirds, paper\s+4 classes\s+other\.half\s+93\.00\s+level with 1 of 3 others", told), told
+
+
 def test_a_published_number_is_marked_and_stands_beside_the_measured_one(read: Reader) -> None:
     (row,) = (row for row in read.rows if row.get("published", ("", ""))[0])
     assert row["published"][0] == "87.3"
@@ -158,7 +179,7 @@ def test_it_needs_nothing_else_and_every_link_leads_somewhere(text: str, read: R
     for link in filter(None, links):
         assert link.startswith("data:") or link[1:] in ids, link
     assert not re.search(r"@import|url\(", text)
-    assert sum(tag == "path" for tag, _ in read.seen) == 5  # the front's marks: 3, and two tables of one row
+    assert sum(tag == "path" for tag, _ in read.seen) == 3  # the front's marks; tables of one row have no plot
     labels = [
         found[name] for _, found in read.seen for name in ("aria-labelledby", "aria-describedby") if name in found
     ]

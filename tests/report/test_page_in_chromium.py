@@ -17,6 +17,24 @@ COLUMN = """(key) => { const table = document.querySelector('#dataset-toybirds t
     const rows = [...table.querySelectorAll('tbody tr[data-row]')].filter((row) => !row.hidden);
     return rows.map((row) => row.cells[at].dataset.v);
 }"""
+FAINT = """(() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = (colour) => parts(colour).slice(0, 3)
+        .map((one) => one / 255).map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, one, at) => sum + one * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = (node) => {
+        for (let at = node; at; at = at.parentElement) {
+            const colour = getComputedStyle(at).backgroundColor;
+            if ((parts(colour)[3] ?? 1) === 1) return colour;
+        }
+    };
+    return [...document.querySelectorAll('body *')].filter((node) => node.checkVisibility()
+        && [...node.childNodes].some((one) => one.nodeType === 3 && one.data.trim())).map((node) => {
+        const style = getComputedStyle(node);
+        const both = [node.closest('svg') ? style.fill : style.color, behind(node)].map(light).sort((a, b) => a - b);
+        return [(both[1] + 0.05) / (both[0] + 0.05), node.outerHTML.slice(0, 80)];
+    }).filter(([ratio]) => !(ratio >= 4.5));
+})()"""  # texts on their background, by WCAG 2
 HEAD = "document.querySelector('#dataset-toybirds th[data-key={}] button')"
 
 
@@ -66,6 +84,7 @@ def test_it_opens_in_light_and_dark_and_on_a_phone(tab: chromium.Page, width: in
     assert tab.run("document.documentElement.scrollWidth") <= width  # wide tables scroll in themselves
     light = tab.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] > 128")
     assert light != dark
+    assert tab.run(FAINT) == []
 
 
 def test_a_click_on_a_heading_sorts_the_best_first_then_the_other_way(tab: chromium.Page) -> None:
@@ -90,7 +109,7 @@ def test_the_keyboard_is_enough(tab: chromium.Page) -> None:
     tab.press("Enter")
     assert sort_of(tab, "accuracy") == "ascending"
     tab.press("Tab")
-    assert tab.run("document.activeElement.textContent") == "group"
+    assert tab.run("document.activeElement.textContent") == "to the best"
     assert tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     tab.run("document.querySelector('#dataset-toybirds .open').focus()")
     tab.press(" ")

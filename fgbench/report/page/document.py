@@ -10,12 +10,14 @@ import jinja2
 from markupsafe import Markup
 
 from fgbench import leaderboard
-from fgbench.leaderboard import Entry, comparison
+from fgbench.leaderboard import Entry
 from fgbench.leaderboard.settings import by_table, front
+from fgbench.leaderboard.standing import Standing, shares, standing, untested, verdict
+from fgbench.leaderboard.tables import interval
 from fgbench.report.page import pareto, rows
 from fgbench.report.page.details import Texts, table_details
 from fgbench.report.page.gallery import pictures
-from fgbench.result import Result, ResultError, write_atomically
+from fgbench.result import Result, write_atomically
 
 HERE = Path(__file__).parent
 TESTED_SETTINGS = 60  # of a table; beyond that the pairs are too many to test whenever the page is made
@@ -74,24 +76,26 @@ class Maker:
 
     def table(self, dataset: str, track: str, classes: int, found: Sequence[Entry]) -> dict[str, Any]:
         """What the template draws of one table; its details go to the others'."""
-        letters, problem = self.groups(found)
+        of = self.standing(found)
         anchors = [self.anchors(f"row-{entry.name}") for entry in found]
         on_front = [self.marks[id(entry)] for entry in found]
-        lines = [
-            rows.cells(entry, letter, mark, self.papers)
-            for entry, letter, mark in zip(found, letters, on_front, strict=True)
-        ]
+        lines = rows.table_cells(of, on_front, self.papers)
         images, used, left_out = pictures(found, self.runs, self.bytes_left)
         self.bytes_left -= used
         self.details.append(table_details(found, self.texts))
+        leader = None if of.leader is None else found[of.leader]
         return {
             "index": len(self.details) - 1,
             "anchor": self.anchors(f"table-{dataset}-{track}-{classes}"),
             "track": track,
             "classes": classes,
             **shown(anchors, lines),
-            "problem": problem,
-            "plot": pareto.plot(found, anchors, on_front),
+            "verdict": verdict(of),
+            "leader": leader,
+            "spread": interval(leader, "accuracy") if leader else "",
+            "certain": certain(of),
+            "problem": of.problem,
+            "plot": pareto.plot(found, anchors, on_front) if len(found) > 1 else None,
             "pictures": images,
             "pictures_left_out": left_out,
             "command": found[0].run.command,
@@ -99,18 +103,28 @@ class Maker:
             "curves": any(run.history for entry in found for run in entry.runs),
         }
 
-    def groups(self, found: Sequence[Entry]) -> tuple[list[str], str]:
-        """Letters of a table's rows, and why there are none."""
-        none, count = [""] * len(found), sum(len(entry.runs) for entry in found)
-        if len(found) < 2:
-            return none, ""
-        if len(found) > TESTED_SETTINGS or count > self.runs_left:
-            return none, f"{len(found)} settings are too many to test whenever the page is made"
-        self.runs_left -= count
-        try:
-            return comparison.groups(self.folder, found, "accuracy"), ""
-        except ResultError as error:
-            return none, str(error)
+    def standing(self, found: Sequence[Entry]) -> Standing:
+        """A table's rows against each other, as long as they are not too many."""
+        count = sum(len(entry.runs) for entry in found)
+        if len(found) > 1 and (len(found) > TESTED_SETTINGS or count > self.runs_left):
+            return untested(found, f"{len(found)} settings are too many to test whenever the page is made")
+        self.runs_left -= count if len(found) > 1 else 0
+        return standing(self.folder, found)
+
+
+def certain(of: Standing) -> str:
+    """In a few words, whether the leader of a table is one."""
+    others = len(of.rows) - 1
+    if not others or of.leader is None:
+        return "nothing to compare with"
+    letters = [letter for at, letter in enumerate(of.letters) if at != of.leader and letter]
+    if not letters or not of.letters[of.leader]:
+        return "not tested"
+    alike = sum(shares(letter, of.letters[of.leader]) for letter in letters)
+    if not alike:
+        everyone = {1: "the other", 2: "both others"}.get(others, f"all {others} others")
+        return f"ahead of {everyone if others == len(letters) else f'{len(letters)} of {others} others'}"
+    return f"level with {alike} of {others} other{'s' if others > 1 else ''}"
 
 
 def render(results: Sequence[Result], folder: Path, runs: Path, pictures_mb: float = PICTURES_MB) -> str:
@@ -135,6 +149,7 @@ def render(results: Sequence[Result], folder: Path, runs: Path, pictures_mb: flo
             {"name": name, "anchor": make.anchors(f"dataset-{name}"), "tables": found, "papers": _of(papers, name)}
             for name, found in datasets.items()
         ],
+        tables=[table for found in datasets.values() for table in found],
         columns=rows.COLUMNS,
         first_direction=rows.first_direction,
         settings=len(chosen),
@@ -146,9 +161,13 @@ def render(results: Sequence[Result], folder: Path, runs: Path, pictures_mb: flo
 
 
 def shown(anchors: Sequence[str], lines: Sequence[list[rows.Cell]]) -> dict[str, Any]:
-    """A table's columns, without those that no row has anything in, and its rows."""
+    """A table's columns, without those that no row has anything in, and its rows; the network apart if all have one."""
     kept = [any(line[at].text for line in lines) or column.key in ALWAYS for at, column in enumerate(rows.COLUMNS)]
+    network = {(line[-1].text, *line[-1].small) for line in lines}
+    shared = ", ".join(*network) if len(network) == 1 else ""
+    kept[-1] = not shared
     return {
+        "network": shared,
         "columns": [column for column, keep in zip(rows.COLUMNS, kept, strict=True) if keep],
         "rows": [
             (anchor, [cell for cell, keep in zip(line, kept, strict=True) if keep])

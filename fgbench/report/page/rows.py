@@ -1,12 +1,14 @@
 """What a row of the page's table says: numbers with deviation, interval and floor, and the paper's beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pandas as pd
 
 from fgbench.leaderboard import FULL_CLASSES, Entry
 from fgbench.leaderboard.settings import BETTER
+from fgbench.leaderboard.standing import Standing, signed
 from fgbench.leaderboard.tables import interval
 from fgbench.report.terminal import METRICS, nearest_published, printed_variant
 
@@ -47,8 +49,9 @@ class Cell:
 
 
 COLUMNS = (
-    Column("method", "method", "method, its variant, and the first digits of its configuration's digest", False),
+    Column("method", "method", "method and variant; of namesakes also their configuration's digest", False),
     Column("accuracy", "accuracy %", "top-1; mean, standard deviation and 95 % interval over the seeds"),
+    Column("behind", "to the best", "points of accuracy from the most accurate, 95 % bootstrap interval"),
     Column("group", "group", "rows that share a letter cannot be told apart in accuracy", False),
     Column("front", "front", "on the Pareto front of accuracy, landmark and pointing error, and GMACs", False),
     Column("published", "paper %", "what the paper prints of this method; published, not measured here"),
@@ -74,12 +77,22 @@ def by_method(papers: pd.DataFrame) -> Papers:
     return found
 
 
-def cells(entry: Entry, letters: str, on_front: bool, papers: Papers) -> list[Cell]:
-    """A row, in the order of ``COLUMNS``."""
+def table_cells(of: Standing, on_front: Sequence[bool], papers: Papers) -> list[list[Cell]]:
+    """The rows of a table, in the order of ``COLUMNS``."""
+    names = Counter(entry.label for entry in of.rows)
+    twins = {name for name, count in names.items() if count > 1}
+    return [_cells(of, at, mark, papers, twins) for at, mark in enumerate(on_front)]
+
+
+def _cells(of: Standing, at: int, on_front: bool, papers: Papers, twins: Set[str]) -> list[Cell]:
+    entry, letters = of.rows[at], of.letters[at]
     run = entry.run
-    chosen_on_test = () if entry.honest else ("checkpoint chosen on the test set",)
+    small = () if entry.honest else ("checkpoint chosen on the test set",)
+    if entry.label in twins:
+        small = (run.config_digest[:8], *small)
     special = {
-        "method": Cell(entry.label, entry.label, (run.config_digest[:8], *chosen_on_test)),
+        "method": Cell(entry.label, entry.label, small),
+        "behind": _behind(of, at),
         "network": Cell(run.backbone, f"{run.backbone} {run.resolution:6d}", (f"{run.resolution} px",)),
         "seeds": Cell(str(len(entry.runs)), str(len(entry.runs))),
         "group": Cell(letters, letters),
@@ -89,9 +102,17 @@ def cells(entry: Entry, letters: str, on_front: bool, papers: Papers) -> list[Ce
     return [special[column.key] if column.key in special else _measured(entry, column) for column in COLUMNS]
 
 
+def _behind(of: Standing, at: int) -> Cell:
+    """How far from the best, which itself is sorted as what it is: nothing behind."""
+    found = of.behind[at]
+    if found is None:
+        return Cell("best", "0.0") if at == of.leader and any(of.behind) else Cell()
+    return Cell(signed(found.difference), repr(found.difference), (f"[{signed(found.low)}, {signed(found.high)}]",))
+
+
 def first_direction(column: Column) -> str:
     """How the first click on a heading sorts: the best first."""
-    return "descending" if BETTER.get(column.key) == "higher" or column.key == "published" else column.first
+    return "descending" if BETTER.get(column.key) == "higher" or column.key in ("published", "behind") else column.first
 
 
 def _measured(entry: Entry, column: Column) -> Cell:
