@@ -199,7 +199,10 @@ def add_board(board: argparse.ArgumentParser) -> None:
         action.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help="default: leaderboard")
         return action
 
-    add("rebuild", "make leaderboard.csv and README.md from the results (the default)")
+    add(
+        "rebuild",
+        "make leaderboard.csv, README.md and the board in the project's README from the results (the default)",
+    )
     show = add("show", "print the settings, their seeds together, with groups that cannot be told apart")
     add_choice(show)
     show.add_argument("--against", metavar="NAME", help="add gaps to this setting of each table, e.g. baseline")

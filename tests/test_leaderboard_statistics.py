@@ -253,7 +253,8 @@ def copy_seed(folder: Path) -> None:
 
 NOTHING_IN_IT = {"pointing_error": "-", "pointing_floor": "-"}
 PAPERS = (
-    "paper,table,method,variant,backbone,resolution,dataset,subset,metric,value,note\n,,a,,,,toybirds,,accuracy,99,\n"
+    "paper,table,page,method,variant,backbone,resolution,dataset,subset,metric,value,unit,note,method_file\n"
+    ",,,a,,,,toybirds,,accuracy,99,%,,\n"
 )
 BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "another accuracy": (lambda f: edit(f, accuracy=99.0), "predictions", "accuracy is 99.0; by the predictions 92.5"),

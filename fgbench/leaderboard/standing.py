@@ -116,7 +116,7 @@ def _gap(behind: Interval | None) -> str:
 def signed(value: float) -> str:
     """Points with a sign that is one; nothing is below zero by nothing.
 
-    >>> signed(-0.004), signed(-1.5), signed(2)
+    >>> signed(-0.004), signed(-1.5), signed(2.0)
     ('+0.00', '-1.50', '+2.00')
     """
     return f"{round(value, 2) + 0.0:+.2f}"

@@ -68,7 +68,7 @@ def show(
         _print_table(console, rows, columns, letters, [marks[id(entry)] for entry in rows], gaps, metric)
         if problem:
             console.print(Text(problem))
-        if gaps:
+        if baseline and gaps:
             console.print(f"gap in {metric} to {baseline.label}, points: 95 % bootstrap interval; p after Holm")
         console.print()
     if not chosen:

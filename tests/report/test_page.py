@@ -226,6 +226,15 @@ def test_many_settings_are_not_tested_and_long_curves_lose_epochs_but_not_the_la
     assert len(read.rows) == len({row["method"][1] for row in read.rows}) == 61  # the digest tells them apart
 
 
+def test_names_of_marks_at_one_height_do_not_lie_on_each_other() -> None:
+    at = [(100.0, 50.0), (200.0, 52.0), (300.0, 49.0), (400.0, 200.0)]
+    marks = [pareto.Mark("#", "", f"name{x}", x, y, True, 0) for x, y in at]
+    marks.append(pareto.Mark("#", "", "", 150.0, 51.0, False, 0))  # has no name
+    lifted = {mark.x: mark.lift for mark in pareto._lifted(marks)}
+    assert [lifted[x] > 0 for x, _ in at] == [False, True, False, False]
+    assert lifted[150.0] == 0
+
+
 @pytest.mark.parametrize(("low", "high"), [(0.01, 0.02), (0.3, 0.5), (1.0, 1.4), (1.0, 30.0), (0.001, 1000.0)])
 def test_ticks_of_the_cost_lie_within_and_are_some(low: float, high: float) -> None:
     ticks = pareto._log_ticks(low, high)

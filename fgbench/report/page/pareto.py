@@ -2,20 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fgbench.leaderboard import Entry
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 52
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 24, 52
 LABELLED = 8  # marks of the front that have their names beside them
+NAME_HEIGHT = 18
 STEPS = 5  # shades, from good to bad
 ERRORS = {"landmark_error": "landmark error", "pointing_error": "pointing error"}  # the first that rows have counts
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One row in the plot; ``shade`` from 0 (good) to ``STEPS - 1``, -1 where it has no such error."""
+    """One row in the plot.
+
+    ``shade`` is from 0 (good) to ``STEPS - 1``, -1 where it has no such error; ``lift`` is how far its name is moved
+    up, so that it does not lie on that of a neighbour.
+    """
 
     href: str
     title: str
@@ -24,6 +29,7 @@ class Mark:
     y: float
     on_front: bool
     shade: int
+    lift: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,21 @@ def plot(rows: Sequence[Entry], anchors: Sequence[str], on_front: Sequence[bool]
         )
         for (row, at, mark), (cost, accuracy), value in zip(known, points, errors, strict=True)
     ]  # fmt: skip
-    marks.sort(key=lambda mark: mark.on_front)
+    marks = sorted(_lifted(marks), key=lambda mark: mark.on_front)
     xs = tuple((x(tick), f"{tick:g}") for tick in _log_ticks(10 ** costs[0], 10 ** costs[1]))
     ys = tuple((y(tick), f"{tick:g}") for tick in _ticks(*heights))
     said = tuple(f"{bound:.1f}" for bound in bounds)
     return Plot(tuple(marks), xs, ys, ERRORS.get(error, ""), said, len(rows) - len(known))
+
+
+def _lifted(marks: Sequence[Mark]) -> list[Mark]:
+    """Of names side by side at the same height every second one moves up."""
+    found: list[Mark] = []
+    for mark in sorted(marks, key=lambda mark: mark.x):
+        last = next((other for other in reversed(found) if other.label), None)
+        close = last is not None and mark.label and abs(mark.y - last.y) < NAME_HEIGHT
+        found.append(replace(mark, lift=NAME_HEIGHT if close and last and not last.lift else 0))
+    return found
 
 
 def _point(row: Entry) -> tuple[float, float] | None:
