@@ -33,6 +33,7 @@ EXPLAINED = (
     "ari_pixels", "nmi_foreground", "ari_foreground", "part_iou", "part_pointing", "mask_iou", "energy_pointing_mask",
 )  # fmt: skip
 """Scores whose absence has a reason, as that of a column has."""
+PLAIN = frozenset({str, bool, int, type(None)})  # JSON's values with nothing to check
 SELECTIONS = ("last", "validation", "legacy_best_on_test")
 
 
@@ -198,9 +199,10 @@ def _text(key: str, value: object, pattern: str = "", example: str = "") -> str:
 def _table(key: str, value: object) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         _refuse(key, f"{value!r} is not a table of names and values")
-    for name in value:
-        if not isinstance(name, str):
-            _refuse(f"{key}.{name}", f"{name!r} is not a text")
+    if not set(map(type, value)) <= {str}:
+        for name in value:
+            if not isinstance(name, str):
+                _refuse(f"{key}.{name}", f"{name!r} is not a text")
     return dict(value)
 
 
@@ -209,7 +211,10 @@ def _tree(key: str, value: object) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, Mapping):
-        return {name: _tree(f"{key}.{name}", item) for name, item in _table(key, value).items()}
+        return {
+            name: item if type(item) in PLAIN else _tree(f"{key}.{name}", item)
+            for name, item in _table(key, value).items()
+        }
     if isinstance(value, list | tuple):
         return [_tree(f"{key}[{index}]", item) for index, item in enumerate(value)]
     return _number(key, value)

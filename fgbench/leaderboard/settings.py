@@ -1,5 +1,6 @@
 """The seeds of one setting together, and what can be asked of many settings: filters, order, the front."""
 
+import math
 import operator
 import re
 import statistics
@@ -125,8 +126,11 @@ class Entry:
         values = [value for run in self.runs if (value := getattr(run, name)) is not None]
         if not values:
             return ""
-        mean = f"{statistics.fmean(values):.{digits}f}"
-        return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(set(values)) > 1 else mean
+        mean = statistics.fmean(values)
+        if len(set(values)) == 1:
+            return f"{mean:.{digits}f}"
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
     def against(self, name: str, floor: str, digits: int = 2) -> str:
         """A cell and its floor."""

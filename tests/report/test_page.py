@@ -151,7 +151,9 @@ def test_the_page_says_first_who_leads_by_how_much_and_whether_that_is_certain(t
     glance = re.search(r'aria-labelledby="glance-h">.*?</table>', text, re.DOTALL)
     assert glance is not None
     told = re.sub(r"<[^>]*>", " ", glance[0])
-    assert re.search(r"toybirds, paper\s+4 classes\s+other\.half\s+93\.00\s+level with 1 of 3 others", told), told
+    assert re.search(
+        r"toybirds, paper\s+4 classes\s+other\.half\s+93\.00\s+one run\s+level with 1 of 3 others", told
+    ), told
 
 
 def test_a_published_number_is_marked_and_stands_beside_the_measured_one(read: Reader) -> None:
