@@ -24,7 +24,8 @@ ALIGN = ("---", "---", "--:", "--:", "--:", "---", "--:", "--:", "--:", "--:", "
 NOTE = (
     "Accuracy is the mean over the seeds ± standard deviation, with the 95 % t interval of the mean. Rows of one track "
     "that share a letter cannot be told apart in accuracy (paired tests on the same images and over the seeds, 5 %, "
-    "Holm over all pairs of the track). ◆ Pareto front of accuracy, landmark error, pointing error and GMACs."
+    "Holm over all pairs of the track); of two or three seeds only large gaps pass that, and `make leaderboard "
+    'ARGS="compare A B"` tests one pair alone. ◆ Pareto front of accuracy, landmark error, pointing error and GMACs.'
 )
 
 

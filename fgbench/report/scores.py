@@ -59,8 +59,8 @@ def show(console: Console, chosen: Sequence[Entry], names: Sequence[str], minus:
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
-        for heading in ("n", *names, *(f"{name} less {minus}" for name in names if minus and name != minus)):
-            table.add_column(heading, justify="right", overflow="fold")
+        for heading in ("n", *names, *(f"{name}\nless {minus}" for name in names if minus and name != minus)):
+            table.add_column(heading, justify="right", min_width=max(len(word) for word in heading.split()))
         for entry in having:
             of = {name: [score(run, name) for run in entry.runs] for name in (*names, *([minus] if minus else []))}
             cells = [spread([x for x in of[name] if x is not None]) for name in names]
