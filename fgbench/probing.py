@@ -25,7 +25,7 @@ from fgbench.metrics.census import Census
 from fgbench.metrics.sanity import SanityCheck
 from fgbench.result import write_atomically
 from fgbench.scoring import DIGITS
-from fgbench.types import Batch, Output
+from fgbench.types import NOTHING, Batch, Output
 
 DEFAULT = ("own", "centre", "random_map")
 """The method's own evidence and the floors."""
@@ -130,14 +130,22 @@ class Probes(Callback):
         method = module.method if isinstance(module, Explained) else module
         saliency = torch.zeros_like(batch.image[:, 0, :1, :1]) if said.saliency is None else said.saliency.float()
         rank = perturbation.ranks(saliency, *batch.image.shape[2:])
-        return perturbation.curves(
-            lambda image: method(image).logits, batch.image, said.logits.argmax(1), rank, self.steps
-        )
+
+        def classify(image: Tensor) -> Tensor:
+            """As in the test: the perturbed images of an image have its number, and whatever else is known of it."""
+            times = len(image) // len(batch.image)
+            known = batch._replace(image=batch.image_id, mask=batch.image_id)  # large, and not asked for
+            repeated = Batch(*(field.repeat_interleave(times, 0) for field in known))
+            logits: Tensor = method.respond(repeated._replace(image=image, mask=NOTHING)).logits
+            return logits
+
+        return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce over the processes."""
         self.census.check("probes'", self.ids)
-        found = {**self.stable.compute(), **self.areas.compute(), **self.sanity.compute()}
+        seen = [metric for metric in (self.stable, self.areas, self.sanity) if metric.update_called]
+        found = {name: value for metric in seen for name, value in metric.compute().items()}
         self.reasons = {
             name: reason
             for name, reason in measures.reasons(self.facts, self.parts, self.bound, self.saliency).items()
