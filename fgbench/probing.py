@@ -103,7 +103,7 @@ class Probes(Callback):
         self.census.update(batch.image_id)
         self.saliency = said.saliency is not None
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            noisy = self._noisy(pl_module, batch) if self.parts and self.facts.landmark_names else None
+            noisy = self._noisy(pl_module, said, batch) if self.parts and self.facts.landmark_names else None
             curves = self._curves(pl_module, said, batch) if self.saliency and self.facts.target == "class" else None
             index = said.logits.argmax(1)
             maps = (
@@ -121,8 +121,12 @@ class Probes(Callback):
             if maps and said.saliency is not None:
                 self.sanity.update(said.saliency.float(), [one.float() for one in maps if one is not None])
 
-    def _noisy(self, module: Any, batch: Batch) -> Output:
+    def _noisy(self, module: Any, said: Output, batch: Batch) -> Output:
+        """What the method shows with noise; parts that belong to classes stay those of the class without it."""
         image = batch.image + consistency.noise(batch.image, batch.image_id, self.seed)
+        if self.bound:
+            shown: Output = module.show(image, said.logits.argmax(1))
+            return shown
         output: Output = module.respond(batch._replace(image=image))
         return output
 
