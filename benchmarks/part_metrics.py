@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
-from fgbench.metrics.perturbation import STEPS, blurred, curves, ranks
+from fgbench.metrics.perturbation import AT_ONCE, AT_ONCE_CPU, STEPS, blurred, curves, ranks
 
 
 class Classifier(nn.Module):
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=256)
+    parser.add_argument("--at-once", type=int, help="perturbed images in a pass; default: what probes take")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU, for both sides; default: torch's own choice")
     parser.add_argument("--precision", default="32", choices=("32", "bf16"), help="autocast, for both sides")
@@ -84,10 +84,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    at_once = options.at_once or (AT_ONCE_CPU if device.type == "cpu" else AT_ONCE)
     network = Classifier(options.arch).eval().to(device)
     image = torch.randn(options.batch, 3, options.size, options.size)
     saliency = torch.rand(options.batch, 14, 14)
-    many = torch.randn(options.at_once, 3, options.size, options.size, device=device)
+    many = torch.randn(at_once, 3, options.size, options.size, device=device)
     found: dict[str, np.ndarray] = {}
 
     def alone() -> None:
@@ -97,13 +98,13 @@ def main() -> None:
         there = image.to(device)
         index = network(there).argmax(1)
         rank = ranks(saliency.to(device), options.size, options.size)
-        found["many"] = curves(network, there, index, rank, options.steps, options.at_once).cpu().numpy()
+        found["many"] = curves(network, there, index, rank, options.steps, at_once).cpu().numpy()
 
     works: list[tuple[Callable[[], object], int]] = [
         (alone, 1),
         (together, options.batch),
         (lambda: network(many[:1]), 1),
-        (lambda: network(many), options.at_once),
+        (lambda: network(many), at_once),
     ]
     taken: list[list[float]] = [[] for _ in works]
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -116,7 +117,7 @@ def main() -> None:
     print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: {one / batched:.1f} times "
           f"(at least 5); curves differ by {np.abs(found['many'][:, 0] - found['one']).max():.1e}")  # fmt: skip
     print(f"the forward pass alone, per image: {1000 * single:.1f} ms of one, {1000 * shared:.1f} ms of "
-          f"{options.at_once}: {single / shared:.1f} times")  # fmt: skip
+          f"{at_once}: {single / shared:.1f} times")  # fmt: skip
 
 
 if __name__ == "__main__":
