@@ -25,7 +25,8 @@ SMALL = [
     *("--machine.progress", "false", "--machine.logger", "none", "--trainer.max_epochs", "1"),
 ]
 EXPLAINERS = ("gradcam", "dff3", "random_weights+cam")
-PREPARED = [f"--method.init_args.{one}" for one in ("regions=5", "parts_per_class=2", "shown_parts=3", "inner_epochs=4")]
+SHORT = ("regions=5", "parts_per_class=2", "shown_parts=3", "inner_epochs=4")
+PREPARED = [f"--method.init_args.{one}" for one in SHORT]
 
 
 def run_here(phase, folder, held, explainer="own"):
