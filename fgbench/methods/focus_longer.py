@@ -291,7 +291,7 @@ class FocusLonger(Method):
         states = self.local(self.local.trunk(boxed.cut(batch.image, boxes, self.patch_size))).states
         scores = self.local.weights(states)[..., None] * self.local.step_scores(states)
         chosen = index[:, None, None].expand(-1, self.steps, -1)
-        mean = scores.unflatten(0, boxes.shape[:2]).mean(1)
+        mean: Tensor = scores.unflatten(0, boxes.shape[:2]).mean(1)
         return self.local_weight * mean.gather(2, chosen)[..., 0]
 
     def _judge(self, image: Tensor, batch: Batch | None, index: Tensor | None) -> Output:
