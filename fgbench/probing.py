@@ -18,7 +18,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fgbench import explaining, measures, pictures, run
-from fgbench.explain import Explained, floors, make_explainer
+from fgbench.explain import Explained, floors, make_explainer, parse
 from fgbench.explain.explainers import Explainer
 from fgbench.metrics import consistency, perturbation
 from fgbench.metrics.census import Census
@@ -167,8 +167,12 @@ def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = pertur
 
     Raises:
         RuntimeError: it was not trained to its end.
-        ExplainerError: there is no such explainer.
+        ValueError: there is no such explainer (``ExplainerError``), or no step.
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; insertion and deletion take 1 step at least")
+    for name in explainers:
+        parse(name)  # before the first one takes its time
     run.hush()
     path = folder / "probes.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

@@ -9,6 +9,7 @@ import torch
 from lightning import Trainer
 
 from fgbench import measures
+from fgbench.cli import main
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import Explained, make_explainer
 from fgbench.measures import PROBED
@@ -73,6 +74,26 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
     with torch.no_grad():
         chance = method(method.normalise(batch.image)).logits.softmax(1).amax(1)
     assert own["deletion"] == pytest.approx(100 * float(np.mean(chance.numpy())), abs=15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--explain", "own,gradcat"], "there is no explainer 'gradcat'; known: own, cam"),
+        (["--steps", "0"], "steps is 0; insertion and deletion take 1 step at least"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_before_anything_is_loaded(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["probe", str(tmp_path / "nowhere"), *options])
+    assert stop.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["explain", "--run"], ["gallery", "--only"], ["probe"]])
+def test_a_run_that_is_not_there_is_named_in_a_line(verb, tmp_path):
+    with pytest.raises(SystemExit, match=r"nowhere/config\.yaml: no such run; start it with: make bench"):
+        main([*verb, str(tmp_path / "nowhere")])
 
 
 def probes_of(method):
