@@ -143,6 +143,20 @@ def test_fresh_weights_are_not_those_of_the_run_and_always_the_same(cells):
     assert len(moved) == sum(value.dim() > 1 for value in first.values())
 
 
+def test_a_fresh_network_keeps_the_patches_that_were_found_beforehand(tmp_path):
+    from safetensors.torch import save_file
+
+    from fgbench.explaining import fresh_network
+
+    path = tmp_path / "boxes.safetensors"
+    boxes = torch.tensor([[[4.0, 6, 40, 50], [0, 0, 32, 32]]]).expand(3, -1, -1).contiguous()
+    save_file({"boxes": boxes}, path)
+    given = ("patches=official", f"patch_weights={path}", "patch_count=2", "patch_size=48")
+    patches = [f"--method.init_args.{one}" for one in given]
+    plan = resolve(Cell("focus_longer", "toybirds", overrides=(*SMALL, *patches)))
+    assert torch.equal(fresh_network(plan.tree).extractor.published, boxes)
+
+
 # ---- pictures
 
 
