@@ -1,5 +1,7 @@
 """Explainers by name, floors as maps, and the explained method under a trainer's test."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,6 +130,17 @@ def test_floor_maps_say_what_their_points_say(height, width, first):
     inside = torch.maximum(torch.minimum(points, torch.tensor([width, height]) - margin), margin)
     torch.testing.assert_close(soft_centroids(parts, height, width), inside, rtol=0, atol=1e-3)
     torch.testing.assert_close(parts.sum((2, 3)), torch.ones(2, 3))
+
+
+def test_centres_fall_off_over_a_quarter_of_the_sides():
+    batch = batch_of(1)  # 80 x 64 pixels; the box is 40 x 40, with its centre at 30, 40
+    for found, (x, y), (across, down) in (
+        (floor_maps.centre_map(batch), (40, 32), (20, 16)),
+        (floor_maps.box_map(batch), (30, 40), (10, 10)),
+    ):
+        for row, col in ((31, 40), (48, 59), (10, 20)):
+            distance = ((col + 0.5 - x) / across) ** 2 + ((row + 0.5 - y) / down) ** 2
+            assert float(found[0, row, col]) == pytest.approx(math.exp(-distance / 2), rel=1e-5)
 
 
 def test_random_floors_depend_on_the_image_only():
