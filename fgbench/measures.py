@@ -20,7 +20,7 @@ MISSING: dict[Need, str] = {
     "boxes": "the dataset has no boxes",
     "masks": "the dataset has no masks of parts",
     "classes": "the dataset asks for attributes, not for classes",
-    "bound": "the method has no parts that belong to classes",
+    "bound": "none of the method's part maps belongs to a class",
     "agnostic": "the method has parts that belong to classes only",
 }
 
