@@ -1,19 +1,26 @@
 """Insertion and deletion: images per second with batched perturbation, over those of one image at a time.
 
-Both in one run, alternating, on the same images and saliency. One at a time is how the method's authors evaluate: each
-step of each image is perturbed on the CPU and is a forward pass of its own. ``python benchmarks/part_metrics.py``
+Both in one run, alternating, on the same images and saliency, in the same precision, on as many threads. One at a time
+is how the method's authors evaluate: each step of each image is perturbed on the CPU and is a forward pass of its own.
+
+Both make the same number of forward passes, so where the network is all that takes time the ratio is that of two
+numbers which are printed too: milliseconds per image of a pass of one image, and of a pass of many. A CPU is busy with
+one image already; a GPU waits for the launches of its kernels.
+
+``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] ...``
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
-from fgbench.metrics.perturbation import STEPS, blurred, curves, ranks
+from fgbench.metrics.perturbation import AT_ONCE, AT_ONCE_CPU, STEPS, blurred, curves, ranks
 
 
 class Classifier(nn.Module):
@@ -51,6 +58,16 @@ def one_at_a_time(network: nn.Module, image: Tensor, saliency: Tensor, steps: in
     return np.array(found)
 
 
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,28 +76,48 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--at-once", type=int, default=256)
+    parser.add_argument("--at-once", type=int, help="perturbed images in a pass; default: what probes take")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="of the CPU, for both sides; default: torch's own choice")
+    parser.add_argument("--precision", default="32", choices=("32", "bf16"), help="autocast, for both sides")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    at_once = options.at_once or (AT_ONCE_CPU if device.type == "cpu" else AT_ONCE)
     network = Classifier(options.arch).eval().to(device)
     image = torch.randn(options.batch, 3, options.size, options.size)
     saliency = torch.rand(options.batch, 14, 14)
-    rates: dict[str, list[float]] = {"one": [], "batched": []}
-    for _ in range(options.rounds + 1):
-        started = time.perf_counter()
-        alone = one_at_a_time(network, image[:1], saliency[:1], options.steps, device)
-        rates["one"].append(1 / (time.perf_counter() - started))
-        started = time.perf_counter()
+    many = torch.randn(at_once, 3, options.size, options.size, device=device)
+    found: dict[str, np.ndarray] = {}
+
+    def alone() -> None:
+        found["one"] = one_at_a_time(network, image[:1], saliency[:1], options.steps, device)
+
+    def together() -> None:
         there = image.to(device)
         index = network(there).argmax(1)
         rank = ranks(saliency.to(device), options.size, options.size)
-        found = curves(network, there, index, rank, options.steps, options.at_once).cpu().numpy()
-        rates["batched"].append(options.batch / (time.perf_counter() - started))
-    one, batched = (statistics.median(times[1:]) for times in rates.values())
-    print(f"{options.arch}, {options.size} px, {options.steps} steps on {device}: one at a time {one:.3f} images/s, "
-          f"batched {batched:.3f} images/s, {batched / one:.1f} times; curves differ by "
-          f"{np.abs(found[:, 0] - alone).max():.1e}")  # fmt: skip
+        found["many"] = curves(network, there, index, rank, options.steps, at_once).cpu().numpy()
+
+    works: list[tuple[Callable[[], object], int]] = [
+        (alone, 1),
+        (together, options.batch),
+        (lambda: network(many[:1]), 1),
+        (lambda: network(many), at_once),
+    ]
+    taken: list[list[float]] = [[] for _ in works]
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        for _ in range(options.rounds + 1):
+            for times, (work, images) in zip(taken, works, strict=True):
+                times.append(seconds(work, device) / images)
+    one, batched, single, shared = (statistics.median(times[1:]) for times in taken)
+    threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
+    print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision} on {device} ({threads})")
+    print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: {one / batched:.1f} times "
+          f"(at least 5); curves differ by {np.abs(found['many'][:, 0] - found['one']).max():.1e}")  # fmt: skip
+    print(f"the forward pass alone, per image: {1000 * single:.1f} ms of one, {1000 * shared:.1f} ms of "
+          f"{at_once}: {single / shared:.1f} times")  # fmt: skip
 
 
 if __name__ == "__main__":

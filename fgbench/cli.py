@@ -287,13 +287,13 @@ def run_phase(options: argparse.Namespace) -> int:
 
 def run_explain(options: argparse.Namespace) -> int:
     """Explain pictures."""
-    from fgbench.explain import ExplainerError
+    from fgbench.data import DataError
     from fgbench.pictures import explain
 
     try:
         for path in explain(options.run, options.image, options.examples, options.explainer, options.output):
             print(path)
-    except (ExplainerError, ValueError, RuntimeError) as error:
+    except (DataError, ValueError, RuntimeError) as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 1
     return 0
@@ -301,6 +301,7 @@ def run_explain(options: argparse.Namespace) -> int:
 
 def run_gallery(options: argparse.Namespace) -> int:
     """Write the page of a dataset."""
+    from fgbench.data import DataError
     from fgbench.gallery import find_runs, write_gallery
 
     names = [name.strip() for name in options.explain.split(",") if name.strip()]
@@ -308,7 +309,7 @@ def run_gallery(options: argparse.Namespace) -> int:
         folders = options.only or find_runs(options.runs / options.dataset)
         path = options.output or options.runs / options.dataset / "gallery.html"
         write_gallery(path, folders, options.examples, names, say=lambda line: print(line, file=sys.stderr))
-    except (ValueError, RuntimeError) as error:
+    except (DataError, ValueError, RuntimeError) as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 1
     print(path)
@@ -317,14 +318,14 @@ def run_gallery(options: argparse.Namespace) -> int:
 
 def run_probe(options: argparse.Namespace) -> int:
     """Probe a run."""
-    from fgbench.explain import ExplainerError
+    from fgbench.data import DataError
     from fgbench.probing import probe
     from fgbench.report.measures import show_probes
 
     names = [name.strip() for name in options.explain.split(",") if name.strip()]
     try:
         show_probes(options.folder.name, probe(options.folder, names, options.steps))
-    except (ExplainerError, ValueError, RuntimeError) as error:
+    except (DataError, ValueError, RuntimeError) as error:
         print(f"fgbench: {error}", file=sys.stderr)
         return 1
     return 0

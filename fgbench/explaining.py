@@ -32,9 +32,12 @@ def make_explained(name: str, method: Method, tree: dict[str, Any]) -> Explained
 
 
 def fresh_network(tree: dict[str, Any]) -> Method:
-    """The configured method as training would start it from scratch: nothing in it was learned from anything."""
+    """The configured method as training would start it from scratch: nothing in it was learned from anything.
+
+    Patches that another network found beforehand, or authors published, stay: they are no part of the method.
+    """
     arguments = tree["method"]["init_args"]
-    unread = {name: None for name in config.WEIGHTS if name in arguments}
+    unread = {name: None for name in config.WEIGHTS if name in arguments and name != "patch_weights"}
     with torch.random.fork_rng():
         torch.manual_seed(tree["seed"])
         content = {**tree, "method": {**tree["method"], "init_args": {**arguments, **unread}}}

@@ -105,7 +105,7 @@ def write_gallery(
     (most, _), *_ = Counter(column.key for column in columns).most_common(1)
     for column in columns:
         if column.key != most:
-            say(f"left out: {column.lines[0]}: it was run on other images than most")
+            say(f"left out: {column.lines[0]} ({column.title}): it was run on other images than most")
     write_atomically(path, page([column for column in columns if column.key == most]).encode())
 
 

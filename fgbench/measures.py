@@ -3,6 +3,7 @@
 May import: metrics. Must not import: methods, data, scoring. Reads and writes: nothing.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from fgbench.metrics.agreement import LandmarkAgreement
@@ -19,7 +20,7 @@ MISSING: dict[Need, str] = {
     "boxes": "the dataset has no boxes",
     "masks": "the dataset has no masks of parts",
     "classes": "the dataset asks for attributes, not for classes",
-    "bound": "the method has no parts that belong to classes",
+    "bound": "none of the method's part maps belongs to a class",
     "agnostic": "the method has parts that belong to classes only",
 }
 
@@ -53,11 +54,18 @@ MEASURES: dict[str, Measure] = {
     "sanity_rank": Measure(("saliency",), "lower", probe=True),
     "sanity_ssim": Measure(("saliency",), "lower", probe=True),
 }
+HEADLINE: dict[str, Measure] = {
+    "landmark_error": Measure(("landmarks", "parts"), "lower"),
+    "pointing_error": Measure(("boxes", "saliency"), "lower"),
+}
+"""The leaderboard's own columns of evidence; ``scoring`` measures them, and gives the same reasons."""
 PLAIN = tuple(name for name, measure in MEASURES.items() if not measure.probe)
 PROBED = tuple(name for name, measure in MEASURES.items() if measure.probe)
 
 
-def reasons(facts: Any, parts: int | None, bound: bool, saliency: bool = True) -> dict[str, str]:
+def reasons(
+    facts: Any, parts: int | None, bound: bool, saliency: bool = True, columns: Mapping[str, Measure] = MEASURES
+) -> dict[str, str]:
     """Why a column has no value, for those that have none.
 
     Args:
@@ -65,6 +73,7 @@ def reasons(facts: Any, parts: int | None, bound: bool, saliency: bool = True) -
         parts: number of part maps, None without.
         bound: whether parts belong to classes.
         saliency: whether there is one; in a test that is seen at the first batch.
+        columns: that are asked about.
     """
     there: dict[Need, bool] = {
         "parts": bool(parts),
@@ -76,7 +85,7 @@ def reasons(facts: Any, parts: int | None, bound: bool, saliency: bool = True) -
         "bound": bound,
         "agnostic": not bound,
     }
-    missing = {name: [need for need in measure.needs if not there[need]] for name, measure in MEASURES.items()}
+    missing = {name: [need for need in measure.needs if not there[need]] for name, measure in columns.items()}
     return {name: MISSING[needs[0]] for name, needs in missing.items() if needs}
 
 

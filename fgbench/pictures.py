@@ -28,7 +28,7 @@ from fgbench.explain import Explained
 from fgbench.explain.gradients import tap
 from fgbench.methods import MCLoss, Method
 from fgbench.report import channel_figures, method_figures
-from fgbench.report.explanation import Explanation, Neighbour, write_explanation
+from fgbench.report.explanation import Contributions, Explanation, Neighbour, write_explanation
 from fgbench.report.figures import Example, write_sheet
 from fgbench.result import write_atomically
 from fgbench.types import Batch
@@ -197,8 +197,25 @@ def explanation_of(trained: Trained, item: Batch, name: str) -> Explanation:
     probabilities = logits.sigmoid()[0] if data.target == "attributes" else logits.softmax(1)[0]
     top = probabilities.topk(min(ANSWERS, len(probabilities)))
     answers = [(data.label_names[k], p) for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    added = method.contributions(batch.image, logits.argmax(1)) if trained.shows is method else None
-    return Explanation(example, answers, None if added is None else added[0].float().cpu().numpy())
+    return Explanation(example, answers, contributions_of(trained, batch, logits))
+
+
+def contributions_of(trained: Trained, batch: Batch, logits: Float[Tensor, "1 k"]) -> Contributions:
+    """What each part adds to the decision, or why that is not known."""
+    method, shows = trained.method, trained.shows
+    who = shows.explainer.name if isinstance(shows, Explained) else "the method"
+    if not shows.parts:
+        return Contributions(reason=f"{who} has no parts")
+    if shows is not method:
+        return Contributions(reason=f"{who} makes its parts after training: the decision is not made of them")
+    index = logits.argmax(1)
+    added = method.contributions(batch, index)
+    if added is None:
+        return Contributions(reason=method.no_contributions)
+    values = added[0].float().cpu().numpy()
+    if method.contribution == "attention":
+        return Contributions(values, "share of the attention")
+    return Contributions(values, f"of the logit {float(logits.amax()):.2f}", float(logits.amax()))
 
 
 # ---- neighbours

@@ -18,14 +18,14 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fgbench import explaining, measures, pictures, run
-from fgbench.explain import Explained, floors, make_explainer
+from fgbench.explain import Explained, floors, make_explainer, parse
 from fgbench.explain.explainers import Explainer
 from fgbench.metrics import consistency, perturbation
 from fgbench.metrics.census import Census
 from fgbench.metrics.sanity import SanityCheck
 from fgbench.result import write_atomically
 from fgbench.scoring import DIGITS
-from fgbench.types import Batch, Output
+from fgbench.types import NOTHING, Batch, Output
 
 DEFAULT = ("own", "centre", "random_map")
 """The method's own evidence and the floors."""
@@ -103,7 +103,7 @@ class Probes(Callback):
         self.census.update(batch.image_id)
         self.saliency = said.saliency is not None
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            noisy = self._noisy(pl_module, batch) if self.parts and self.facts.landmark_names else None
+            noisy = self._noisy(pl_module, said, batch) if self.parts and self.facts.landmark_names else None
             curves = self._curves(pl_module, said, batch) if self.saliency and self.facts.target == "class" else None
             index = said.logits.argmax(1)
             maps = (
@@ -121,8 +121,12 @@ class Probes(Callback):
             if maps and said.saliency is not None:
                 self.sanity.update(said.saliency.float(), [one.float() for one in maps if one is not None])
 
-    def _noisy(self, module: Any, batch: Batch) -> Output:
+    def _noisy(self, module: Any, said: Output, batch: Batch) -> Output:
+        """What the method shows with noise; parts that belong to classes stay those of the class without it."""
         image = batch.image + consistency.noise(batch.image, batch.image_id, self.seed)
+        if self.bound:
+            shown: Output = module.show(image, said.logits.argmax(1))
+            return shown
         output: Output = module.respond(batch._replace(image=image))
         return output
 
@@ -130,14 +134,22 @@ class Probes(Callback):
         method = module.method if isinstance(module, Explained) else module
         saliency = torch.zeros_like(batch.image[:, 0, :1, :1]) if said.saliency is None else said.saliency.float()
         rank = perturbation.ranks(saliency, *batch.image.shape[2:])
-        return perturbation.curves(
-            lambda image: method(image).logits, batch.image, said.logits.argmax(1), rank, self.steps
-        )
+
+        def classify(image: Tensor) -> Tensor:
+            """As in the test: the perturbed images of an image have its number, and whatever else is known of it."""
+            times = len(image) // len(batch.image)
+            known = batch._replace(image=batch.image_id, mask=batch.image_id)  # large, and not asked for
+            repeated = Batch(*(field.repeat_interleave(times, 0) for field in known))
+            logits: Tensor = method.respond(repeated._replace(image=image, mask=NOTHING)).logits
+            return logits
+
+        return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce over the processes."""
         self.census.check("probes'", self.ids)
-        found = {**self.stable.compute(), **self.areas.compute(), **self.sanity.compute()}
+        seen = [metric for metric in (self.stable, self.areas, self.sanity) if metric.update_called]
+        found = {name: value for metric in seen for name, value in metric.compute().items()}
         self.reasons = {
             name: reason
             for name, reason in measures.reasons(self.facts, self.parts, self.bound, self.saliency).items()
@@ -155,8 +167,12 @@ def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = pertur
 
     Raises:
         RuntimeError: it was not trained to its end.
-        ExplainerError: there is no such explainer.
+        ValueError: there is no such explainer (``ExplainerError``), or no step.
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; insertion and deletion take 1 step at least")
+    for name in explainers:
+        parse(name)  # before the first one takes its time
     run.hush()
     path = folder / "probes.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from fgbench import bench, gallery, pictures, run
+from fgbench import bench, gallery, pictures, probing, run
 from fgbench.cells import Cell, ConfigError
 from fgbench.config import resolve
 from fgbench.predictions import read_predictions
@@ -25,6 +25,8 @@ SMALL = [
     *("--machine.progress", "false", "--machine.logger", "none", "--trainer.max_epochs", "1"),
 ]
 EXPLAINERS = ("gradcam", "dff3", "random_weights+cam")
+SHORT = ("regions=5", "parts_per_class=2", "shown_parts=3", "inner_epochs=4")
+PREPARED = [f"--method.init_args.{one}" for one in SHORT]
 
 
 def run_here(phase, folder, held, explainer="own"):
@@ -34,7 +36,7 @@ def run_here(phase, folder, held, explainer="own"):
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    """A run of the baseline with rows of explainers, and one of region grouping."""
+    """A run of the baseline with rows of explainers, one of region grouping, and one that reads prepared rows."""
     root = tmp_path_factory.mktemp("explaining")
     place = [
         "--machine.data_root",
@@ -49,13 +51,15 @@ def cells(tmp_path_factory):
     patch.setattr(bench, "run_phase", run_here)
     patch.setattr("fgbench.examples.EXAMPLES", 2)  # drawing is what takes time here
     made = [Cell(method, "toybirds", overrides=(*SMALL, *place)) for method in ("baseline", "region_grouping")]
-    statuses = [bench.bench(made[:1], explainers=EXPLAINERS), bench.bench(made[1:], explainers=["cam"])]
+    made.append(Cell("dpnet", "toybirds", overrides=(*SMALL, *PREPARED, *place)))
+    statuses = [bench.bench(made[:1], explainers=EXPLAINERS), bench.bench(made[1:2], explainers=["cam"])]
+    statuses.append(bench.bench(made[2:], explainers=["gradcam"]))
     yield root, [resolve(cell) for cell in made], statuses
     patch.undo()
 
 
 def test_each_explainer_adds_a_row_that_says_whose_evidence_it_is(cells):
-    root, (plan, _), (status, _) = cells
+    root, (plan, *_), (status, *_) = cells
     assert status == 0
     own = read_result(root / f"board/results/toybirds/{plan.name}.json")
     for name in EXPLAINERS:
@@ -78,7 +82,7 @@ def test_each_explainer_adds_a_row_that_says_whose_evidence_it_is(cells):
 
 
 def test_an_explained_row_is_skipped_when_it_is_there_and_made_again_when_it_is_not(cells, capfd):
-    root, (plan, _), _ = cells
+    root, (plan, *_), _ = cells
     path = root / f"board/results/toybirds/{plan.name}.gradcam.json"
     before = path.read_bytes()
     assert bench.explain_cell(plan, "gradcam").state == "skipped"
@@ -88,7 +92,7 @@ def test_an_explained_row_is_skipped_when_it_is_there_and_made_again_when_it_is_
 
 
 def test_what_cannot_be_explained_says_so(cells, tmp_path, capfd):
-    _, (plan, grouping), (_, status) = cells
+    _, (plan, grouping, _), (_, status, _) = cells
     assert status == 1
     assert (grouping.run_folder / "result.json").exists()  # it is the explainer that failed
     report = grouping.run_folder / "explained/cam/failure.txt"
@@ -103,7 +107,7 @@ def test_what_cannot_be_explained_says_so(cells, tmp_path, capfd):
 
 
 def test_two_processes_explain_like_one(cells, tmp_path):
-    _, (plan, _), _ = cells
+    _, (plan, *_), _ = cells
     folder = tmp_path / plan.run_folder.name
     shutil.copytree(plan.run_folder, folder)
     shutil.rmtree(folder / "explained")
@@ -129,7 +133,7 @@ def test_two_processes_explain_like_one(cells, tmp_path):
 def test_fresh_weights_are_not_those_of_the_run_and_always_the_same(cells):
     from fgbench.explaining import fresh_network
 
-    _, (plan, _), _ = cells
+    _, (plan, *_), _ = cells
     trained = torch.load(plan.run_folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     torch.manual_seed(99)
     first = fresh_network(plan.tree).state_dict()
@@ -137,6 +141,20 @@ def test_fresh_weights_are_not_those_of_the_run_and_always_the_same(cells):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     moved = [name for name, value in first.items() if value.dim() > 1 and not torch.equal(value, trained[name])]
     assert len(moved) == sum(value.dim() > 1 for value in first.values())
+
+
+def test_a_fresh_network_keeps_the_patches_that_were_found_beforehand(tmp_path):
+    from safetensors.torch import save_file
+
+    from fgbench.explaining import fresh_network
+
+    path = tmp_path / "boxes.safetensors"
+    boxes = torch.tensor([[[4.0, 6, 40, 50], [0, 0, 32, 32]]]).expand(3, -1, -1).contiguous()
+    save_file({"boxes": boxes}, path)
+    given = ("patches=official", f"patch_weights={path}", "patch_count=2", "patch_size=48")
+    patches = [f"--method.init_args.{one}" for one in given]
+    plan = resolve(Cell("focus_longer", "toybirds", overrides=(*SMALL, *patches)))
+    assert torch.equal(fresh_network(plan.tree).extractor.published, boxes)
 
 
 # ---- pictures
@@ -173,7 +191,7 @@ def test_pictures_are_read_as_their_owners_see_them(files):
 
 
 def test_every_bad_picture_is_named_before_anything_is_computed(files, cells):
-    _, (plan, _), _ = cells
+    _, (plan, *_), _ = cells
     bad = [files / "turned.jpg", files / "torn.jpg", files / "text.jpg", files / "none.jpg", files]
     with pytest.raises(ValueError, match=r"torn\.jpg: the JPEG file is truncated") as error:
         pictures.explain(plan.run_folder, bad, 1, "own")
@@ -185,7 +203,7 @@ def test_every_bad_picture_is_named_before_anything_is_computed(files, cells):
 
 
 def test_own_pictures_get_everything_that_there_is_to_say(files, cells, tmp_path):
-    _, (_, plan), _ = cells
+    _, (_, plan, _), _ = cells
     paths = pictures.explain(plan.run_folder, [files / "turned.jpg", files / "grey.png"], 1, "own", tmp_path)
     assert [path.name for path in paths] == ["sheet.png", "turned.png", "grey.png"]
     for path in paths:
@@ -200,12 +218,49 @@ def test_own_pictures_get_everything_that_there_is_to_say(files, cells, tmp_path
         trained.data.label_names[k]: pytest.approx(float(odds[k] / odds.sum()), rel=1e-5) for k in range(3)
     }
     assert [value for _, value in found.answers] == sorted((value for _, value in found.answers), reverse=True)
-    assert found.contributions.shape == found.example.parts.shape[:1]
-    assert found.contributions.sum() == pytest.approx(1, abs=1e-5)
+    assert found.contributions.values.shape == found.example.parts.shape[:1]
+    assert found.contributions.values.sum() == pytest.approx(1, abs=1e-5)
+    assert found.contributions.unit == "share of the attention"
+
+
+def test_a_run_that_reads_prepared_rows_is_explained_and_probed_from_pixels(cells, tmp_path):
+    root, (*_, plan), (*_, status) = cells
+    assert status == 0
+    rows = [read_predictions(root / f"board/results/toybirds/{plan.name}{end}.parquet") for end in ("", ".gradcam")]
+    for name in ("image_id", "top5_logits"):  # rows are of float16
+        np.testing.assert_allclose(np.stack(rows[0][name]), np.stack(rows[1][name]), rtol=5e-3, atol=1e-4)
+    paths = pictures.explain(plan.run_folder, [], 1, "own", tmp_path)
+    assert {path.name for path in paths} == {"sheet.png", paths[1].name, "heatmap.png", "class_parts.png"}
+    trained = pictures.load(plan.run_folder)
+    [(item, name)] = pictures.split_items(trained, 1)
+    with trained.as_tested():
+        added = pictures.explanation_of(trained, item, name).contributions
+    assert added.values.sum() == pytest.approx(added.whole, abs=1e-5)
+    assert added.whole == pytest.approx(float(np.stack(rows[0]["top5_logits"])[0].max()), rel=5e-3, abs=1e-4)
+    found = probing.probe(plan.run_folder, ["own"], steps=2)["own"]
+    assert found["numbers"]["perturbed_images"] == found["images"] == 21
+    assert {"insertion", "deletion", "sanity_rank", "part_stability_agnostic"} <= found["numbers"].keys()
+
+
+@pytest.mark.parametrize(
+    ("which", "explainer", "reason"),
+    [
+        (0, "own", "the method has no parts"),
+        (1, "gradcam", "gradcam has no parts"),
+        (1, "random_parts3", "random_parts3 makes its parts after training: the decision is not made of them"),
+    ],
+)
+def test_where_no_part_adds_anything_the_reason_is_given(which, explainer, reason, cells, tmp_path):
+    trained = pictures.load(cells[1][which].run_folder, explainer)
+    [(item, name)] = pictures.split_items(trained, 1)
+    with trained.as_tested():
+        found = pictures.explanation_of(trained, item, name)
+    assert found.contributions.values is None
+    assert found.contributions.reason == reason
 
 
 def test_neighbours_are_those_of_a_loop_over_all_training_images(cells):
-    _, (plan, _), _ = cells
+    _, (plan, *_), _ = cells
     trained = pictures.load(plan.run_folder)
     data, rows = trained.data, trained.data.listing.rows("train")
     seen = data.dataset(data.test_view)
@@ -252,9 +307,10 @@ def test_the_gallery_is_one_page_with_a_column_for_each_run_and_explainer(cells,
     gallery.write_gallery(path, folders, 3, ["cam"], said.append)
     text = path.read_text()
     heads = [re.sub("<.*", "", head) for head in re.findall(r"<th>([a-z_]+(?: \+ [a-z_]+)?)<small", text)]
-    assert heads == ["baseline", "baseline + cam", "region_grouping"]
-    assert len(said) == 1
-    assert "RegionGrouping has no CAM" in said[0]
+    assert heads == ["baseline", "baseline + cam", "dpnet", "region_grouping"]
+    assert len(said) == 2
+    assert "DPNet has no CAM" in said[0]
+    assert "RegionGrouping has no CAM" in said[1]
     assert text.count('<th><img src="data:image/jpeg') == 3
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # nothing outside of the page
     assert "no maps" not in text

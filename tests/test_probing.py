@@ -1,18 +1,24 @@
 """Probes: the cascade, and a whole pass over toybirds with a tiny network."""
 
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from lightning import Trainer
 
 from fgbench import measures
+from fgbench.cli import main
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import Explained, make_explainer
 from fgbench.measures import PROBED
-from fgbench.methods import RegionGrouping
+from fgbench.methods import DPNet, MCLoss, RegionGrouping
 from fgbench.methods.base import Optim
+from fgbench.metrics import consistency
 from fgbench.probing import Probes, cascade
 from fgbench.result import EXPLAINED
+from fgbench.types import Batch
 
 
 def tiny(seed):
@@ -51,7 +57,10 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
             accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, use_distributed_sampler=False, inference_mode=False, callbacks=[probes],
         )  # fmt: skip
-        runner.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            runner.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+        assert [str(one.message) for one in caught if "before the ``update``" in str(one.message)] == []
         assert set(PROBED) == {*(set(PROBED) & set(probes.numbers)), *probes.reasons}
         found[name] = probes
     own, centre = found["own"].numbers, found["centre"].numbers
@@ -65,6 +74,66 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
     with torch.no_grad():
         chance = method(method.normalise(batch.image)).logits.softmax(1).amax(1)
     assert own["deletion"] == pytest.approx(100 * float(np.mean(chance.numpy())), abs=15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--explain", "own,gradcat"], "there is no explainer 'gradcat'; known: own, cam"),
+        (["--steps", "0"], "steps is 0; insertion and deletion take 1 step at least"),
+    ],
+)
+def test_what_cannot_be_probed_is_refused_before_anything_is_loaded(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["probe", str(tmp_path / "nowhere"), *options])
+    assert stop.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["explain", "--run"], ["gallery", "--only"], ["probe"]])
+def test_a_run_that_is_not_there_is_named_in_a_line(verb, tmp_path):
+    with pytest.raises(SystemExit, match=r"nowhere/config\.yaml: no such run; start it with: make bench"):
+        main([*verb, str(tmp_path / "nowhere")])
+
+
+def probes_of(method):
+    facts = SimpleNamespace(landmark_frame="box")
+    return Probes(facts, method, [5, 8], make_explainer("own"), {}, steps=4)
+
+
+def batch_of(method):
+    image = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    empty, no = torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool)
+    frame, ids = torch.zeros(2, 6).double(), torch.tensor([5, 8])
+    raw = Batch(image, ids % 3, ids, empty, no, torch.zeros(2, 0, 2), no, frame, torch.zeros(2, 0), image[:, 0])
+    return method.on_after_batch_transfer(raw, 0)
+
+
+@torch.no_grad()
+def test_whole_images_of_both_curves_are_answered_as_in_the_test():
+    torch.manual_seed(0)
+    method = DPNet(3, "class", Optim(), "resnet_nano", None, regions=3, parts_per_class=2, shown_parts=2).eval()
+    torch.nn.init.normal_(method.classifier.weight, std=3)
+    batch = batch_of(method)
+    said = method.respond(batch)  # with rectangles of images 5 and 8
+    assert not torch.allclose(said.logits, method(batch.image).logits)
+    deletion, insertion = probes_of(method)._curves(method, said, batch)
+    chance = said.logits.softmax(1).amax(1)
+    torch.testing.assert_close(deletion[:, 0], chance)
+    torch.testing.assert_close(insertion[:, -1], chance)
+
+
+@torch.no_grad()
+def test_noise_does_not_exchange_the_class_that_parts_belong_to():
+    torch.manual_seed(0)
+    method = MCLoss(3, "class", Optim(), "resnet_nano", None).eval()
+    batch = batch_of(method)
+    said = method.respond(batch)
+    other = said._replace(logits=said.logits.roll(1, dims=1))  # another class is predicted
+    first, second = (probes_of(method)._noisy(method, one, batch).parts for one in (said, other))
+    assert not torch.equal(first, second)
+    noisy = batch.image + consistency.noise(batch.image, batch.image_id, 0)
+    torch.testing.assert_close(second, method.show(noisy, other.logits.argmax(1)).parts)
 
 
 def test_what_a_result_may_leave_out_is_what_the_test_phase_measures():

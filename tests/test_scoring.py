@@ -11,7 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
-from fgbench.measures import PLAIN
+from fgbench.measures import HEADLINE, PLAIN
+from fgbench.measures import reasons as reasons_of
 from fgbench.scoring import Scoring
 from fgbench.types import Batch, Output
 
@@ -252,6 +253,9 @@ def test_what_cannot_be_measured_is_none_with_a_reason(method, known, roles, rea
         for column in (f"{name}_error", f"{name}_floor"):
             assert report["numbers"][column] is None
             assert reason in report["reasons"][column]
+    shows = reasons.get("pointing") != "the method has no saliency"
+    for column, reason in reasons_of(known, method.parts, False, shows, HEADLINE).items():
+        assert report["reasons"][column] == reason  # as the matrix of methods and datasets prints it
     empty = {name for name, number in report["numbers"].items() if number is None}
     assert set(report["reasons"]) == empty | (set(PLAIN) - report["scores"].keys())
     assert report["numbers"]["accuracy"] is not None

@@ -36,7 +36,8 @@ def main() -> None:
     """Print the matrix."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--probes", action="store_true", help="the columns of fgbench probe instead")
-    columns = measures.PROBED if parser.parse_args().probes else measures.PLAIN
+    columns = measures.PROBED if parser.parse_args().probes else (*measures.HEADLINE, *measures.PLAIN)
+    asked = {**measures.HEADLINE, **measures.MEASURES}
     rows = []
     shown = {name: shown_by(name) for name in METHODS}
     for dataset, class_name in fgbench.data.DATASETS.items():
@@ -50,9 +51,9 @@ def main() -> None:
                 undefined = f"the method is not defined: {METHODS[name].undefined_for[kind.target]}"
                 cell = dict.fromkeys(columns, undefined)
             else:
-                cell = {**dict.fromkeys(columns, "✓"), **measures.reasons(facts, parts, bound, saliency)}
+                cell = {**dict.fromkeys(columns, "✓"), **measures.reasons(facts, parts, bound, saliency, asked)}
             rows.append((dataset, name, cell))
-    show_matrix(rows, columns, Console(width=250))
+    show_matrix(rows, columns, Console(width=280))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Explained(LightningModule):
         with torch.no_grad():  # explainers switch gradients on where they need them
             if self.fresh is None:
                 return self.explainer(self.method, batch, index)
-            logits = self.method(batch.image).logits
+            logits = self.method.respond(batch).logits
             shown = self.explainer(self.fresh, batch, logits.argmax(1) if index is None else index)
             return shown._replace(logits=logits)
 

@@ -27,6 +27,29 @@ class ExplainerError(ValueError):
     """There is no such explainer, or it cannot explain this method."""
 
 
+class Asked:
+    """A network that answers for one batch, as it does in a test: with the images' numbers and all else it uses.
+
+    Only images change: what explainers ask about are images near to those of the batch.
+
+    Attributes:
+        asks: the network.
+        batch: with normalised images.
+    """
+
+    def __init__(self, network: Any, batch: Batch) -> None:
+        self.asks, self.batch = network, batch
+
+    def __call__(self, image: Float[Tensor, "b 3 h w"]) -> Output:
+        """What the network says of these images in the place of the batch's."""
+        output: Output = self.asks.respond(self.batch._replace(image=image))
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the network's."""
+        return getattr(self.asks, name)
+
+
 @dataclass
 class Explainer:
     """Evidence for a batch: a network's own output, with saliency and parts from elsewhere.
@@ -65,13 +88,13 @@ class Explainer:
 
 
 def _own(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
-    output: Output = network(batch.image)
-    return output if index is None else output._replace(saliency=network.explain(batch.image, index))
+    output: Output = network.respond(batch)
+    return output if index is None else output._replace(saliency=network.explain_batch(batch, index))
 
 
 def _saliency(find: Callable[..., gradients.Cam]) -> Callable[..., Output]:
     def explain(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
-        output, saliency = find(network, batch.image, index)
+        output, saliency = find(Asked(network, batch), batch.image, index)
         return Output(output.logits, saliency)
 
     return explain
@@ -79,21 +102,21 @@ def _saliency(find: Callable[..., gradients.Cam]) -> Callable[..., Output]:
 
 def _floor(find: Callable[[Batch], Float[Tensor, "b u v"]]) -> Callable[..., Output]:
     def explain(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
-        return Output(network(batch.image).logits, find(batch))
+        return Output(network.respond(batch).logits, find(batch))
 
     return explain
 
 
 def _random_parts(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
     parts = explainer.parts if isinstance(explainer.parts, int) else PARTS
-    return Output(network(batch.image).logits, None, floor_maps.random_part_maps(batch, parts))
+    return Output(network.respond(batch).logits, None, floor_maps.random_part_maps(batch, parts))
 
 
 def _dff(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
     if explainer.state is None:
         raise ExplainerError(f"{explainer.name}: it must be fitted on images of the training split first")
     with torch.no_grad(), gradients.tap(network, cut=False) as found:
-        output: Output = network(batch.image)
+        output: Output = network.respond(batch)
         maps = dff.part_maps(found[0], explainer.state.to(found[0].device))
         return Output(output.logits, None, network.over_image(maps, batch.image))
 

@@ -124,7 +124,7 @@ def cam(network: Network, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " 
     evidence = network.linear_evidence()
     if evidence is None:
         raise ValueError(
-            f"{type(network).__name__} has no CAM as configured: its logits are not a linear function of the mean of "
+            f"{named(network)} has no CAM as configured: its logits are not a linear function of the mean of "
             "the backbone's map. Take gradcam, which is the same where there is a CAM"
         )
     with frozen(network), torch.no_grad(), tap(network, cut=False) as found:
@@ -184,6 +184,11 @@ def integrated(network: Network, image: Float[Tensor, "b 3 h w"], index: Int[Ten
     """The positive part of ``integrated_gradients``, summed over colours."""
     output, attribution = integrated_gradients(network, image, index)
     return Cam(output, attribution.sum(1).relu().float())
+
+
+def named(network: Any) -> str:
+    """The name of a network's class, also of one that is asked for a batch (``explainers.Asked``)."""
+    return type(getattr(network, "asks", network)).__name__
 
 
 def detached(output: Output) -> Output:

@@ -19,6 +19,9 @@ from fgbench.losses.classification import classification_loss
 from fgbench.methods.preparation import Preparation
 from fgbench.types import Batch, Output, Target
 
+Contribution = Literal["logit", "attention"]
+"""What ``Method.contributions`` are: summands of the logit, or shares of an attention over parts, which sum to one."""
+
 CHECK_EVERY = 50  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
@@ -104,6 +107,8 @@ class Method(LightningModule):
         stream_names: of the further logits of ``Output.streams``; empty where there are none.
         steps: maps of ``Output.steps``; 0 where there are none.
         undefined_for: kinds of target for which the method is not defined, with the reason.
+        contribution: what ``contributions`` are.
+        no_contributions: why there are none, of a method that has parts.
         gradient_clip: ``trainer.gradient_clip``, for a method that makes its steps itself (manual optimisation).
 
     Raises:
@@ -117,6 +122,8 @@ class Method(LightningModule):
     stream_names: tuple[str, ...] = ()
     steps: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
+    contribution: ClassVar[Contribution] = "logit"
+    no_contributions: ClassVar[str] = "what a part adds to the decision cannot be said exactly"
     gradient_clip: float | None = None
 
     def __init__(self, num_outputs: int, target: Target, optim: Optim) -> None:
@@ -160,10 +167,14 @@ class Method(LightningModule):
         """Weights, where logits are linear in the mean of the backbone's map; None where they are not."""
         return None
 
-    def contributions(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+    def explain_batch(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
+        """``explain``; a method that uses more of a batch than its images overrides this, as it does ``respond``."""
+        return self.explain(batch.image, index)
+
+    def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
         """What each part adds to the decision for one class or attribute of each image; None where it cannot be said.
 
-        In units of the method's own, to be compared within an image.
+        In the unit of ``contribution``, and exact: with ``logit``, the logit is their sum and what no part says.
         """
         return None
 

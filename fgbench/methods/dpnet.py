@@ -292,10 +292,26 @@ class DPNet(Chunks, PartEvidence):
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
         """The heatmap of any class or attribute."""
         numbers = torch.zeros(len(image), dtype=torch.int64, device=image.device)
-        maps = self.network(image)
+        return self._evidence(self.network(image), numbers, index)
+
+    def explain_batch(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
+        """The same, with each image's own regions."""
+        return self._evidence(self.maps(batch), batch.image_id, index)
+
+    def _evidence(self, maps: Tensor, image_id: Int[Tensor, " b"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"]:
         if self.head != "parts":
             return self._class_activation(maps, index)
-        return self.heatmap(maps, numbers, self.bag(self.areas(maps, numbers))[0], index)
+        return self.heatmap(maps, image_id, self.bag(self.areas(maps, image_id))[0], index)
+
+    @torch.no_grad()
+    def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+        """Weight times match, summed over the parts that are nearest to each direction that is shown."""
+        if self.head != "parts":
+            return None
+        shares = self.shares(self.bag(self.areas(self.maps(batch), batch.image_id))[0], index)
+        directions = self.group_directions()
+        group = (self.part.weight.float() @ directions.T).argmax(1)  # whose unit directions are centres
+        return shares.new_zeros(len(shares), len(directions)).index_add(1, group, shares)
 
     def linear_evidence(self) -> Float[Tensor, "k d"] | None:
         """The weights of the baseline of one layer on the backbone's own map."""

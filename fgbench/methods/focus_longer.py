@@ -278,6 +278,22 @@ class FocusLonger(Method):
         """The evidence of both streams for any class or attribute."""
         return self._judge(image, None, index).saliency
 
+    def explain_batch(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
+        """The same, with the images' own numbers and prepared patches."""
+        return self._judge(batch.image, batch, index).saliency
+
+    @torch.no_grad()
+    def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+        """Each step's summand; what no step says is the logit of the whole image, and the local stream's bias."""
+        if not self.steps:
+            return None
+        boxes = self._test_boxes(self._find(batch.image, batch).boxes, batch)
+        states = self.local(self.local.trunk(boxed.cut(batch.image, boxes, self.patch_size))).states
+        scores = self.local.weights(states)[..., None] * self.local.step_scores(states)
+        chosen = index[:, None, None].expand(-1, self.steps, -1)
+        mean: Tensor = scores.unflatten(0, boxes.shape[:2]).mean(1)
+        return self.local_weight * mean.gather(2, chosen)[..., 0]
+
     def _judge(self, image: Tensor, batch: Batch | None, index: Tensor | None) -> Output:
         found = self._find(image, batch)
         boxes = self._test_boxes(found.boxes, batch)

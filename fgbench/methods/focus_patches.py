@@ -98,7 +98,8 @@ class Extractor(nn.Module):
         if self.kind == "protopnet":
             if batch is not None and batch.prepared.shape[1:] == (self.count, 4):
                 return boxed.within(boxed.to_input(batch.prepared, batch.frame), height, width, LEAST)
-            found: Tensor = self.network().to(image.device)(image)
+            with torch.autocast(image.device.type, enabled=False):  # as rows are prepared
+                found: Tensor = self.network().to(image.device)(image.float())
             return found
         if self.kind == "official" and batch is not None:
             self._check()

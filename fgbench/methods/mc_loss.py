@@ -103,6 +103,7 @@ class MCLoss(Method):
 
     undefined_for: ClassVar[Mapping[Target, str]] = {"attributes": "a channel belongs to one of exclusive classes"}
     class_stages = 1
+    no_contributions = "the classifier has a hidden layer, which mixes all channels"
     high_table: Tensor
 
     def __init__(

@@ -208,6 +208,12 @@ class ProtoPNet(Method):
         """Similarity to any class's prototypes, weighed by the last layer."""
         return self._evidence(log_similarity(self.distances(self.cells(image))), index)
 
+    @torch.no_grad()
+    def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
+        """Similarity times weight, summed over the prototypes of each group, those of other classes too."""
+        added = self.similarities(batch.image).flatten(2).amax(2) * self.classifier.weight.float()[index]
+        return added.new_zeros(len(added), int(self.parts or 0)).index_add(1, self.group, added)
+
     def similarities(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b p u v"]:
         """How much each cell is like each prototype of all classes; non-negative."""
         return log_similarity(self.distances(self.cells(image)))

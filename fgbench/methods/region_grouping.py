@@ -240,6 +240,8 @@ class RegionGrouping(Method):
         optim: see ``Method``.
     """
 
+    contribution = "attention"
+
     def __init__(
         self,
         num_outputs: int,
@@ -308,11 +310,11 @@ class RegionGrouping(Method):
         return self._spread(assignment, attention, index if self.target == "attributes" else torch.zeros_like(index))
 
     @torch.no_grad()
-    def contributions(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
-        """The attention of the parts, which sums to one; classes share one attention."""
-        attention = self._group_and_classify(image)[2]
+    def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
+        """The attention of the parts, which sums to one; classes share one attention, and without it all are alike."""
+        attention = self._group_and_classify(batch.image)[2]
         if attention is None:
-            return None
+            return torch.full((len(index), int(self.parts or 1)), 1 / int(self.parts or 1), device=index.device)
         head = index if self.target == "attributes" else torch.zeros_like(index)
         return attention[torch.arange(len(index), device=index.device), head]
 

@@ -122,6 +122,7 @@ class TASN(Method):
     """
 
     figures = ("sampling", "channels")
+    no_contributions = "attention says where the image is sampled; the classifier sees one vector of what was sampled"
     affinity: Tensor
     groups: Tensor
 

@@ -4,6 +4,7 @@ Arrays in, PNG out; no torch. A part has the colour and the number that it has i
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from fgbench.result import write_atomically
 
 PANEL = 3.0  # inches
 BLUE = "#0072b2"
+ELSE = (0.7, 0.7, 0.7)
 
 
 @dataclass(frozen=True)
@@ -47,29 +49,46 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Contributions:
+    """What each part adds to the decision, or why that is not known.
+
+    Attributes:
+        values: of each part; None where it cannot be said.
+        unit: what they are.
+        whole: what they and all else add up to; None where there is nothing else.
+        reason: why there are no values.
+    """
+
+    values: Float[np.ndarray, " p"] | None = None
+    unit: str = ""
+    whole: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Explanation:
     """All that is said of one image.
 
     Attributes:
         example: image, saliency and parts.
         answers: the most probable classes or attributes with their probabilities, the first one first.
-        contributions: of each part to the decision, in the method's own units; None where it cannot be said.
+        contributions: of each part to the decision.
         neighbours: training images, the nearest first.
     """
 
     example: Example
     answers: Sequence[tuple[str, float]]
-    contributions: Float[np.ndarray, " p"] | None = None
+    contributions: Contributions
     neighbours: Sequence[Neighbour] = ()
 
 
 def write_explanation(path: Path, found: Explanation, title: str = "") -> None:
-    """Draw one image's explanation; what there is not takes no room."""
+    """Draw one image's explanation; maps that there are not take no room."""
     example = found.example
     panels = ["image", "answers"]
     panels += ["saliency"] if example.saliency is not None else []
     panels += ["parts"] if example.parts is not None else []
-    panels += ["contributions"] if found.contributions is not None else []
+    panels += ["contributions"]
     rows, columns = (2 if found.neighbours else 1), max(len(panels), len(found.neighbours))
     figure = Figure(figsize=(columns * PANEL, rows * PANEL * 1.15 + 0.4), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -129,13 +148,21 @@ def _draw_parts(axis: Axes, found: Explanation) -> None:
 
 
 def _draw_contributions(axis: Axes, found: Explanation) -> None:
-    values, parts = found.contributions, found.example.parts
+    values, parts = found.contributions.values, found.example.parts
+    axis.set_title("what each part adds" + (f",\n{found.contributions.unit}" if found.contributions.unit else ""),
+                   fontsize=10)  # fmt: skip
     if values is None:
+        reason = textwrap.fill(f"not known: {found.contributions.reason}", 30)
+        axis.text(0.02, 0.95, reason, va="top", fontsize=9, transform=axis.transAxes)
         return
-    axis.set_title("what each part adds", fontsize=10)
     shown = shown_parts(parts) if parts is not None and len(parts) == len(values) else np.arange(len(values))
-    colours = [tuple(colour) for colour in part_colours(shown) / 255]
-    _bars(axis, [f"part {part}" for part in shown], values[shown].tolist(), colours, None)
+    names, colours = [f"part {part}" for part in shown], [tuple(colour) for colour in part_colours(shown) / 255]
+    numbers = values[shown].tolist()
+    if found.contributions.whole is not None:
+        rest = found.contributions.whole - sum(numbers)
+        if abs(rest) > 1e-3 * max(map(abs, [found.contributions.whole, *numbers])):
+            names, numbers, colours = [*names, "all else"], [*numbers, rest], [*colours, ELSE]
+    _bars(axis, names, numbers, colours, None)
 
 
 def _bars(

@@ -6,7 +6,12 @@ from torch import nn
 
 from fgbench.methods import METHODS, Optim
 
-SMALL = {"ssn": {"attention_size": 64, "sampled": 64}, "tasn": {"attention_size": 64, "sampled": 64}}
+SMALL = {
+    "ssn": {"attention_size": 64, "sampled": 64},
+    "tasn": {"attention_size": 64, "sampled": 64},
+    "dpnet": {"regions": 6, "parts_per_class": 2, "shown_parts": 3},
+    "focus_longer": {"hidden": 24, "steps": 2, "patch_size": 48, "patch_count": 3, "patches": "random"},
+}
 
 
 def make(name="baseline", target="class", outputs=5, **kwargs):

@@ -1,5 +1,7 @@
 """Explainers by name, floors as maps, and the explained method under a trainer's test."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,19 +51,22 @@ def test_a_name_that_is_none_is_refused_with_those_that_are(name, message):
 NAMES = [*EXPLAINERS, "dff3", "random_parts7", "random_weights", "random_weights+gradcam"]
 CELLS = [("baseline", name) for name in NAMES]
 CELLS += [("tasn", name) for name in ("own", "cam", "guided_gradcam", "dff3")]  # where the backbone's frame is another
+# whose answers depend on the images' numbers
+NUMBERED = ("gradcam", "guided_gradcam", "integrated_gradients", "dff3", "centre", "random_parts", "random_weights")
+CELLS += [(method, name) for method in ("dpnet", "focus_longer") for name in NUMBERED]
 
 
 @pytest.mark.parametrize(("method_name", "name"), CELLS)
 def test_every_explainer_keeps_the_prediction_and_gives_the_agreed_maps(name, method_name, network):
     method = network(method_name)
-    batch = normalised(method, batch_of(3))
+    batch = normalised(method, batch_of(3, first=5))
     explainer = make_explainer(name)
     fresh = network(method_name, outputs=5, backbone="resnet_nano") if parse(name)[0] else None
     explained = Explained(method, explainer, fresh).eval()
     if explainer.fit_images:
         explainer.fit(method, [batch.image])
     output = explained.test_step(batch, 0)["output"]
-    torch.testing.assert_close(output.logits, method(batch.image).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.logits, method.respond(batch).logits, rtol=1e-4, atol=1e-5)
     assert (output.saliency is None) == (EXPLAINERS[parse(name)[1]].makes_parts)
     maps = [output.saliency] if output.saliency is not None else []
     if output.parts is not None:
@@ -74,6 +79,20 @@ def test_every_explainer_keeps_the_prediction_and_gives_the_agreed_maps(name, me
         assert found.isfinite().all()
         assert (found >= 0).all()
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "explainer"), [("dpnet", "gradcam"), ("dpnet", "random_weights"), ("focus_longer", "random_weights")]
+)
+def test_an_image_is_answered_and_explained_by_its_number(name, explainer, network):
+    method, fresh = network(name), network(name)
+    torch.nn.init.normal_(fresh.classifier.weight)
+    batch = normalised(method, batch_of(2, first=5))
+    other = batch._replace(image_id=batch.image_id + 1)
+    explained = Explained(method, make_explainer(explainer), fresh if explainer == "random_weights" else None)
+    (logits, saliency), (others, elsewhere) = ((x.logits, x.saliency) for x in map(explained, (batch, other)))
+    assert not torch.allclose(logits, others)
+    assert not torch.allclose(saliency, elsewhere)
 
 
 def test_fresh_weights_explain_what_the_trained_ones_predict(network):
@@ -111,6 +130,17 @@ def test_floor_maps_say_what_their_points_say(height, width, first):
     inside = torch.maximum(torch.minimum(points, torch.tensor([width, height]) - margin), margin)
     torch.testing.assert_close(soft_centroids(parts, height, width), inside, rtol=0, atol=1e-3)
     torch.testing.assert_close(parts.sum((2, 3)), torch.ones(2, 3))
+
+
+def test_centres_fall_off_over_a_quarter_of_the_sides():
+    batch = batch_of(1)  # 80 x 64 pixels; the box is 40 x 40, with its centre at 30, 40
+    for found, (x, y), (across, down) in (
+        (floor_maps.centre_map(batch), (40, 32), (20, 16)),
+        (floor_maps.box_map(batch), (30, 40), (10, 10)),
+    ):
+        for row, col in ((31, 40), (48, 59), (10, 20)):
+            distance = ((col + 0.5 - x) / across) ** 2 + ((row + 0.5 - y) / down) ** 2
+            assert float(found[0, row, col]) == pytest.approx(math.exp(-distance / 2), rel=1e-5)
 
 
 def test_random_floors_depend_on_the_image_only():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench.methods import METHODS, Optim
+from fgbench.methods import METHODS, Method, Optim
 from fgbench.types import Batch, Output
 
 OUTPUTS = {"class": 4, "attributes": 3}
@@ -145,6 +145,31 @@ def test_evidence_for_the_predicted_output_is_the_saliency(name, target):
     images = method.normalise(batch_of(3, target).image)
     output = method(images)
     torch.testing.assert_close(method.explain(images, output.logits.argmax(1)), output.saliency)
+
+
+@pytest.mark.parametrize(("name", "target"), CELLS)
+def test_what_a_part_adds_is_said_or_why_not(name, target):
+    method = make(name, target).eval()
+    batch = method.on_after_batch_transfer(batch_of(2, target), 0)
+    added = method.contributions(batch, torch.tensor([2, 0]))
+    if added is None:
+        assert method.parts is None or method.no_contributions != Method.no_contributions
+        return
+    assert added.shape == (2, method.parts)
+    assert not added.requires_grad
+    assert added.isfinite().all()
+    if method.contribution == "attention":
+        torch.testing.assert_close(added.sum(1), torch.ones(2))
+    torch.testing.assert_close(added[1:], method.contributions(Batch(*(x[1:] for x in batch)), torch.tensor([0])),
+                               rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "target"), CELLS)
+def test_a_batch_is_explained_as_it_is_answered(name, target):
+    method = make(name, target).eval()
+    batch = method.on_after_batch_transfer(batch_of(2, target), 0)._replace(image_id=torch.tensor([7, 3]))
+    output = method.respond(batch)
+    torch.testing.assert_close(method.explain_batch(batch, output.logits.argmax(1)), output.saliency)
 
 
 @pytest.mark.parametrize("name", METHODS)

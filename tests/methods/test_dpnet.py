@@ -134,6 +134,22 @@ def test_contributions_add_up_to_the_logit(trained):
         torch.testing.assert_close(total, trained.respond(batch).logits[:, index], atol=1e-6, rtol=1e-6)
 
 
+def test_a_direction_adds_what_the_logit_loses_without_the_parts_that_are_nearest_to_it(trained):
+    batch, _ = planted(5, seed=3)
+    index = torch.tensor([2, 0, 1, 1, 0])
+    whole = trained.respond(batch).logits
+    added = trained.contributions(batch, index)
+    assert added.count_nonzero() > 5
+    torch.testing.assert_close(added.sum(1), whole.gather(1, index[:, None])[:, 0])
+    cosine = nn.functional.cosine_similarity(trained.part.weight[:, None], trained.group_directions()[None], dim=2)
+    for group in range(3):
+        without = copy.deepcopy(trained)
+        with torch.no_grad():
+            without.classifier.weight[:, cosine.argmax(1) == group] = 0
+        lost = (whole - without.respond(batch).logits).gather(1, index[:, None])[:, 0]
+        torch.testing.assert_close(added[:, group], lost, atol=1e-6, rtol=1e-5)
+
+
 def test_one_region_of_the_whole_map_is_a_linear_network_on_its_mean():
     method = make(regions=1, sampling="fixed_grid", bag_norm=False)
     batch, _ = planted(5)

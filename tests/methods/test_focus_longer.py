@@ -199,6 +199,26 @@ def test_grad_cam_of_every_step_is_that_of_hooks_and_a_backward_pass(local):
     assert (other.steps - evidence.steps).abs().max() > 0.01 * evidence.steps.max()
 
 
+@pytest.mark.parametrize("test_patch", ["top1", "mean_all"])
+@pytest.mark.parametrize("time_pool", ["attention", "step_2"])
+def test_a_step_adds_what_the_logit_loses_without_it(time_pool, test_patch, monkeypatch):
+    method, batch = make(time_pool=time_pool, test_patch=test_patch, local_weight=0.7), batch_of()
+    nn.init.normal_(method.local.classifier.bias)
+    index = torch.tensor([1, 3, 0])
+    own, weights = method.respond(batch), method.local.weights
+    added = method.contributions(batch, index)
+    for step in range(4):
+        kept = torch.ones(4)
+        kept[step] = 0
+        monkeypatch.setattr(method.local, "weights", lambda states, kept=kept: weights(states) * kept)
+        lost = (own.logits - method.respond(batch).logits).gather(1, index[:, None])[:, 0]
+        torch.testing.assert_close(added[:, step], lost.detach(), atol=1e-5, rtol=1e-4)
+    coarse = own.streams[:, 0] + 0.7 * method.local.classifier.bias  # what no step says
+    torch.testing.assert_close(
+        (added.sum(1) + coarse.gather(1, index[:, None])[:, 0]).detach(), own.logits.gather(1, index[:, None])[:, 0]
+    )
+
+
 def test_fused_logits_can_be_differentiated_through_both_streams():
     method = make(patches="grid")
     image = torch.randn(1, 3, 64, 64, requires_grad=True)

@@ -222,6 +222,24 @@ def test_saliency_is_the_weighed_similarity_to_the_predicted_class():
         torch.testing.assert_close(output.saliency[b], expected)
 
 
+def test_a_group_adds_what_the_logit_loses_without_its_prototypes():
+    method = make(parts=3).eval()
+    torch.nn.init.normal_(method.classifier.weight)
+    method.group.copy_(torch.tensor([0, 2, 2, 1, 0, 2]))
+    image = images_of(method)
+    batch = Batch(image, *[torch.zeros(3, dtype=torch.int64)] * 7)
+    index = torch.tensor([1, 2, 0])
+    added, whole = method.contributions(batch, index), method(image).logits
+    torch.testing.assert_close(added.sum(1), whole.gather(1, index[:, None])[:, 0])
+    for group, prototypes in enumerate(([0, 4], [3], [1, 2, 5])):
+        kept = method.classifier.weight.detach().clone()
+        with torch.no_grad():
+            method.classifier.weight[:, prototypes] = 0
+        lost = (whole - method(image).logits).gather(1, index[:, None])[:, 0]
+        torch.testing.assert_close(added[:, group], lost, atol=1e-5, rtol=1e-4)
+        method.classifier.weight.data.copy_(kept)
+
+
 @pytest.mark.parametrize("choose", ["all", "predicted"])
 def test_patches_of_test_images_do_not_depend_on_labels(choose):
     method = make().eval()
