@@ -59,8 +59,8 @@ def show(console: Console, chosen: Sequence[Entry], names: Sequence[str], minus:
         console.print(Text(f"{dataset}, track {track}, {classes} classes", style="bold"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", overflow="fold")
-        for heading in ("n", *names, *(f"{name}\nless {minus}" for name in names if minus and name != minus)):
-            table.add_column(heading, justify="right", min_width=max(len(word) for word in heading.split()))
+        for heading in ("n", *names, *(f"{name}\n- it" for name in names if minus and name != minus)):
+            table.add_column(heading.replace("_", "_\n"), justify="right", overflow="fold")
         for entry in having:
             of = {name: [score(run, name) for run in entry.runs] for name in (*names, *([minus] if minus else []))}
             cells = [spread([x for x in of[name] if x is not None]) for name in names]
@@ -71,4 +71,5 @@ def show(console: Console, chosen: Sequence[Entry], names: Sequence[str], minus:
                 cells.append(spread([x - y for x, y in pairs if x is not None and y is not None], signed=True))
             table.add_row(entry.label, str(len(entry.runs)), *cells)
         console.print(table)
-    console.print("mean ± standard deviation over n seeds; differences are taken within each run")
+    told = f"; - it: less {minus} of the same run" if minus else ""
+    console.print(f"mean ± standard deviation over n seeds{told}")
