@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
-from fgbench.metrics.perturbation import AT_ONCE, AT_ONCE_CPU, STEPS, blurred, curves, ranks
+from fgbench.metrics.perturbation import STEPS, blurred, curves, images_at_once, ranks
 
 
 class Classifier(nn.Module):
@@ -84,9 +84,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    at_once = options.at_once or (AT_ONCE_CPU if device.type == "cpu" else AT_ONCE)
     network = Classifier(options.arch).eval().to(device)
     image = torch.randn(options.batch, 3, options.size, options.size)
+    at_once = options.at_once or images_at_once(image.to(device))
     saliency = torch.rand(options.batch, 14, 14)
     many = torch.randn(at_once, 3, options.size, options.size, device=device)
     found: dict[str, np.ndarray] = {}
