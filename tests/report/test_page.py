@@ -228,13 +228,19 @@ def test_many_settings_are_not_tested_and_long_curves_lose_epochs_but_not_the_la
     assert len(read.rows) == len({row["method"][1] for row in read.rows}) == 61  # the digest tells them apart
 
 
-def test_names_of_marks_at_one_height_do_not_lie_on_each_other() -> None:
-    at = [(100.0, 50.0), (200.0, 52.0), (300.0, 49.0), (400.0, 200.0)]
-    marks = [pareto.Mark("#", "", f"name{x}", x, y, True, 0) for x, y in at]
-    marks.append(pareto.Mark("#", "", "", 150.0, 51.0, False, 0))  # has no name
-    lifted = {mark.x: mark.lift for mark in pareto._lifted(marks)}
-    assert [lifted[x] > 0 for x, _ in at] == [False, True, False, False]
-    assert lifted[150.0] == 0
+def test_names_of_neighbouring_marks_lie_on_no_mark_and_no_other_name() -> None:
+    at = [(100.0, 50.0), (160.0, 52.0), (150.0, 60.0), (620.0, 200.0), (600.0, 203.0)]
+    marks = [pareto.Mark("#", "", f"a_method_{x:.0f}", x, y, True, 0) for x, y in at]
+    marks.append(pareto.Mark("#", "", "", 175.0, 51.0, False, 0))  # has no name
+    taken = [(mark.x - 8, mark.y - 8, mark.x + 8, mark.y + 8) for mark in marks]
+    for mark in pareto._named(marks)[:-1]:
+        x, y, anchor = mark.name
+        width = 6.5 * len(mark.label)  # as Chromium draws it
+        left = x - width * ["start", "middle", "end"].index(anchor) / 2
+        box = (left, y - 10, left + width, y + 2)
+        assert all(box[0] >= b[2] or box[2] <= b[0] or box[1] >= b[3] or box[3] <= b[1] for b in taken), mark
+        assert box[2] <= pareto.WIDTH
+        taken.append(box)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.01, 0.02), (0.3, 0.5), (1.0, 1.4), (1.0, 30.0), (0.001, 1000.0)])

@@ -9,7 +9,8 @@ from fgbench.leaderboard import Entry
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 24, 52
 LABELLED = 8  # marks of the front that have their names beside them
-NAME_HEIGHT = 18
+NAME_HEIGHT, LETTER = 16, 7.0  # of a name, and the width of one of its letters
+REACH = 9  # of a mark from its middle
 STEPS = 5  # shades, from good to bad
 ERRORS = {"landmark_error": "landmark error", "pointing_error": "pointing error"}  # the first that rows have counts
 
@@ -18,8 +19,8 @@ ERRORS = {"landmark_error": "landmark error", "pointing_error": "pointing error"
 class Mark:
     """One row in the plot.
 
-    ``shade`` is from 0 (good) to ``STEPS - 1``, -1 where it has no such error; ``lift`` is how far its name is moved
-    up, so that it does not lie on that of a neighbour.
+    ``shade`` is from 0 (good) to ``STEPS - 1``, -1 where it has no such error; ``name`` is where its name stands: x and
+    y of the text's foot, and which end or middle of it (SVG's text-anchor).
     """
 
     href: str
@@ -29,7 +30,7 @@ class Mark:
     y: float
     on_front: bool
     shade: int
-    lift: int = 0
+    name: tuple[float, float, str] = (0.0, 0.0, "start")
 
 
 @dataclass(frozen=True)
@@ -86,21 +87,53 @@ def plot(rows: Sequence[Entry], anchors: Sequence[str], on_front: Sequence[bool]
         )
         for (row, at, mark), (cost, accuracy), value in zip(known, points, errors, strict=True)
     ]  # fmt: skip
-    marks = sorted(_lifted(marks), key=lambda mark: mark.on_front)
+    marks = sorted(_named(marks), key=lambda mark: mark.on_front)
     xs = tuple((x(tick), f"{tick:g}") for tick in _log_ticks(10 ** costs[0], 10 ** costs[1]))
     ys = tuple((y(tick), f"{tick:g}") for tick in _ticks(*heights))
     said = tuple(f"{bound:.1f}" for bound in bounds)
     return Plot(tuple(marks), xs, ys, ERRORS.get(error, ""), said, len(rows) - len(known))
 
 
-def _lifted(marks: Sequence[Mark]) -> list[Mark]:
-    """Of names side by side at the same height every second one moves up."""
-    found: list[Mark] = []
-    for mark in sorted(marks, key=lambda mark: mark.x):
-        last = next((other for other in reversed(found) if other.label), None)
-        close = last is not None and mark.label and abs(mark.y - last.y) < NAME_HEIGHT
-        found.append(replace(mark, lift=NAME_HEIGHT if close and last and not last.lift else 0))
+Box = tuple[float, float, float, float]
+
+
+def _named(marks: Sequence[Mark]) -> list[Mark]:
+    """Each name at that of a few places beside its mark which lies least on marks and earlier names."""
+    taken: list[Box] = [(mark.x - REACH, mark.y - REACH, mark.x + REACH, mark.y + REACH) for mark in marks]
+    found = []
+    for mark in marks:
+        if mark.label:
+            width, beside, above = LETTER * len(mark.label), REACH + 2.0, NAME_HEIGHT + 2.0
+            places = [
+                (mark.x + way * beside * (anchor != "middle"), mark.y + 4 + lift, anchor)
+                for lift in (0.0, -above, above)
+                for way, anchor in ((1, "start"), (-1, "end"), (0, "middle"))
+                if lift or way
+            ]
+            boxes = [_box(place, width) for place in places]
+            hidden = [sum(_shared(box, other) for other in taken) + 4 * _outside(box) for box in boxes]
+            best = hidden.index(min(hidden))
+            taken.append(boxes[best])
+            mark = replace(mark, name=places[best])
+        found.append(mark)
     return found
+
+
+def _box(place: tuple[float, float, str], width: float) -> Box:
+    x, y, anchor = place
+    left = x - width * {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor]
+    return left, y - NAME_HEIGHT + 4, left + width, y + 4
+
+
+def _shared(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box: Box) -> float:
+    """How much of a box is not within the plot."""
+    return (box[2] - box[0]) * (box[3] - box[1]) - _shared(
+        box, (float(LEFT), 0.0, float(WIDTH), float(HEIGHT - BOTTOM))
+    )
 
 
 def _point(row: Entry) -> tuple[float, float] | None:
