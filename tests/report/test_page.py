@@ -229,7 +229,7 @@ def test_many_settings_are_not_tested_and_long_curves_lose_epochs_but_not_the_la
 
 
 def test_names_of_neighbouring_marks_lie_on_no_mark_and_no_other_name() -> None:
-    at = [(100.0, 50.0), (160.0, 52.0), (150.0, 60.0), (620.0, 200.0), (600.0, 203.0)]
+    at = [(100.0, 50.0), (160.0, 52.0), (150.0, 75.0), (620.0, 200.0), (600.0, 203.0)]
     marks = [pareto.Mark("#", "", f"a_method_{x:.0f}", x, y, True, 0) for x, y in at]
     marks.append(pareto.Mark("#", "", "", 175.0, 51.0, False, 0))  # has no name
     taken = [(mark.x - 8, mark.y - 8, mark.x + 8, mark.y + 8) for mark in marks]
