@@ -47,13 +47,15 @@ def show(folder: Path, dataset: str | None = None, console: Console | None = Non
 
     Args:
         folder: the leaderboard's folder.
-        dataset: measure on this one instead of the paper's, in one table without published numbers.
+        dataset: measure on this one instead of the paper's, without published numbers.
         console: where to; the terminal if not given.
     """
     console = console or Console()
     results = leaderboard.read_results(folder).results
     if dataset is not None:
-        console.print(measured_table(dataset, results))
+        for table in measured_tables(dataset, results):
+            console.print(table)
+        console.print(Text("means over the seeds; errors of their floor: the mean landmark, the image's centre"))
         return
     papers = leaderboard.published(folder)
     for printed in TABLES:
@@ -96,20 +98,26 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
     return table
 
 
-def measured_table(dataset: str, results: Sequence[Result]) -> Table:
-    """All explanations of a dataset's runs beside each other."""
-    table = Table(
-        title=f"explanations measured on {dataset}; accuracy %, errors % with their floors", title_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    names = {"accuracy": "accuracy", "landmark_error": "landmarks", "landmark_floor": "floor",
-             "pointing_error": "pointing", "pointing_floor": "floor"}  # fmt: skip
-    for heading in ("method", "network", *names.values()):
-        table.add_column(heading, justify="left" if heading in ("method", "network") else "right")
+def measured_tables(dataset: str, results: Sequence[Result]) -> list[Table]:
+    """All explanations of a dataset's runs beside each other, a table for each track, number of classes and network."""
+    tables: dict[tuple[str, int, str], Table] = {}
     for runs in _groups(dataset, results):
-        values = [_mean([getattr(one, name) for one in runs]) for name in names]
-        table.add_row(_described(runs), _setting(runs[0].backbone, str(runs[0].resolution)), *values)
-    return table
+        first = runs[0]
+        key = (first.track, first.classes, first.backbone)
+        if key not in tables:
+            title = f"{dataset}, track {key[0]}, {key[1]} classes, {key[2]}"
+            tables[key] = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            tables[key].add_column("method", overflow="fold", min_width=24)
+            for heading in ("seeds", "accuracy\n%", "landmark\nerror %", "pointing\nerror %"):
+                tables[key].add_column(heading, justify="right", overflow="fold")
+        errors = [_with_floor(runs, name) for name in ("landmark", "pointing")]
+        tables[key].add_row(label(first), str(len(runs)), _mean([one.accuracy for one in runs]), *errors)
+    return list(tables.values())
+
+
+def _with_floor(runs: Sequence[Result], name: str) -> str:
+    error = _mean([getattr(one, f"{name}_error") for one in runs])
+    return f"{error} of {_mean([getattr(one, f'{name}_floor') for one in runs])}" if error else ""
 
 
 def _groups(dataset: str, results: Sequence[Result]) -> list[list[Result]]:
