@@ -46,6 +46,9 @@ WEIGHTS = (
 )  # arguments of methods that name weights: known by content, not by path
 
 
+LATER = ("loss",)  # arguments of methods that came when results with a digest were there; null is what was before
+
+
 @dataclass(frozen=True)
 class Training:
     """What Lightning's Trainer is told.
@@ -282,7 +285,8 @@ def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree without this machine: a weights file is named by its content, not by its path.
 
     Whether decoded images are kept in memory is a matter of the machine too, and always stands as if they were not.
-    Keys of views that came later are there only where they ask for something, so that older results keep their names.
+    Keys of views and arguments of methods that came later are there only where they ask for something, so that older
+    results keep their names.
     """
     kept = json.loads(json.dumps({key: value for key, value in tree.items() if key not in ("machine", "config")}))
     data = kept.get("data", {}).get("init_args", {})
@@ -293,6 +297,9 @@ def portable(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name in WEIGHTS:
         if arguments.get(name):
             arguments[name] = weight_tag(arguments[name])
+    for name in LATER:
+        if arguments.get(name, "") is None:
+            del arguments[name]
     return dict(kept)
 
 

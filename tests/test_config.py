@@ -107,9 +107,25 @@ def test_what_is_not_a_loss_or_a_track_or_cannot_have_one_is_said():
         cells.grid("baseline", "toybirds", "0", "", "paper", [], "arc")
     with pytest.raises(ConfigError, match="no track 'vgg'"):
         resolve(Cell("baseline", "toybirds", track="scratch+vgg"))
-    for method in ("region_grouping", "tasn"):
-        with pytest.raises(ConfigError, match=f"{method} has .* takes no LOSS; baseline, mc_loss, ssn, tdsa do"):
+    for method in ("dpnet", "protopnet"):
+        able = "baseline, mc_loss, region_grouping, ssn, tasn, tdsa"
+        with pytest.raises(ConfigError, match=f"{method} has .* takes no LOSS; {able} do"):
             resolve(Cell(method, "toybirds", variant="arcface"))
+    with pytest.raises(ConfigError, match=r"shows the loss no map .* take another LOSS"):
+        resolve(Cell("region_grouping", "toybirds", variant="mc_loss"))
+
+
+@pytest.mark.parametrize("method", ["region_grouping", "tasn"])
+def test_a_method_that_took_losses_later_keeps_the_name_of_its_cells_without_one(method):
+    [arc] = cells.grid(method, "toybirds", "0", "", "paper", [], "arcface")
+    changed, plain = resolve(arc), resolve(Cell(method, "toybirds"))
+    assert changed.tree["method"]["init_args"]["loss"]["class_path"] == "fgbench.losses.ArcFace"
+    assert config.portable(changed.tree)["method"]["init_args"]["loss"]["init_args"] == {"scale": 30.0, "margin": 0.5}
+    assert arc.command.endswith("ARGS='--variant arcface'")
+    assert plain.tree["method"]["init_args"]["loss"] is None
+    before = set(plain.tree["method"]["init_args"]) - {"loss"}  # what a result of before the argument has
+    assert set(config.portable(plain.tree)["method"]["init_args"]) == before
+    assert changed.digest != plain.digest
 
 
 def test_the_digest_ignores_machine_seed_and_comments_but_no_number():

@@ -61,8 +61,12 @@ class Head(nn.Module):
         """What a feature speaks for each class, up to a positive factor: the weights of a class activation map."""
         return self.weight
 
-    def check_maps(self, channels: int) -> None:
-        """Refuse maps that the loss cannot take, before any data is read; most losses ignore them."""
+    def check_maps(self, channels: int | None) -> None:
+        """Refuse maps that the loss cannot take, before any data is read; most losses ignore them.
+
+        Args:
+            channels: of the maps that ``loss`` will get; None for a method whose features are pooled from no map.
+        """
 
 
 def check_target(head: Head, target: Target) -> None:

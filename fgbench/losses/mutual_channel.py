@@ -31,6 +31,8 @@ from fgbench.losses.heads import CrossEntropy, Terms
 Norm = Literal["size", "none"]
 BLOCK = (2**20, 2**24)  # elements of a map that are worked on at a time, on a CPU (its cache) and on a GPU
 
+NO_MAP = "this method shows the loss no map whose channels it could deal out: take another LOSS, or METHOD=mc_loss"
+
 Blocks = tuple[tuple[int, int], ...]
 
 
@@ -269,8 +271,10 @@ class MutualChannel(CrossEntropy):
         self.discriminality, self.diversity, self.keep, self.norm = discriminality, diversity, keep, norm
         self.mutual: MutualChannelLoss | None = None
 
-    def check_maps(self, channels: int) -> None:
+    def check_maps(self, channels: int | None) -> None:
         """Make the groups of the map that ``loss`` will get."""
+        if channels is None:
+            raise ValueError(NO_MAP)
         self.mutual = MutualChannelLoss(channels, len(self.weight), self.keep, self.norm)
 
     def loss(
@@ -279,7 +283,7 @@ class MutualChannel(CrossEntropy):
         """The sum, and its terms without their weights."""
         entropy = super().loss(features, target)[0]
         if self.mutual is None or maps is None:
-            raise ValueError("this method does not show its map to the loss: take another loss, or METHOD=mc_loss")
+            raise ValueError(NO_MAP)
         discriminality, diversity = self.mutual(maps, target)
         loss = entropy + self.discriminality * discriminality + self.diversity * diversity
         return loss, {"discriminality": discriminality.detach(), "diversity": diversity.detach()}

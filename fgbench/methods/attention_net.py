@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fgbench.backbones import ARCHITECTURES, Backbone
 from fgbench.layers.dilated import SharedDilation
+from fgbench.losses import MakeHead
 
 
 class AttentionNet(nn.Module):
@@ -20,9 +21,10 @@ class AttentionNet(nn.Module):
         trunk: its last map has stride 8.
         channels: of the attention; None for those of the trunk.
         num_outputs: of the classifier.
+        loss: last layer of the classifier, with its loss; None for a linear layer.
     """
 
-    def __init__(self, trunk: Backbone, channels: int | None, num_outputs: int) -> None:
+    def __init__(self, trunk: Backbone, channels: int | None, num_outputs: int, loss: MakeHead | None = None) -> None:
         super().__init__()
         self.trunk = trunk
         self.channels = channels or trunk.out_channels
@@ -31,7 +33,7 @@ class AttentionNet(nn.Module):
             SharedDilation(self.channels, self.channels, (1, 2, 3)),
         )
         self.norm = nn.BatchNorm2d(self.channels)
-        self.classifier = nn.Linear(self.channels, num_outputs)
+        self.classifier = make_classifier(loss, self.channels, num_outputs, self.channels)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c u v"]:
@@ -41,8 +43,22 @@ class AttentionNet(nn.Module):
 
     def classify(self, features: Float[Tensor, "b c u v"]) -> Float[Tensor, "b k"]:
         """Logits, the only thing the attention net learns from."""
-        logits: Tensor = self.classifier(self.norm(features).relu().mean((2, 3)))
+        logits: Tensor = self.classifier(self.describe(features)[0])
         return logits
+
+    def describe(self, features: Float[Tensor, "b c u v"]) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b c u v"]]:
+        """What the classifier sees, and the map that it is the mean of."""
+        maps = self.norm(features).relu()
+        return maps.mean((2, 3)), maps
+
+
+def make_classifier(loss: MakeHead | None, features: int, num_outputs: int, channels: int) -> nn.Module:
+    """A linear layer, or the head of a loss for features of a map of so many channels."""
+    if loss is None:
+        return nn.Linear(features, num_outputs)
+    head = loss(features, num_outputs)
+    head.check_maps(channels)
+    return head
 
 
 def attention_trunk(arch: str, weights: str | None, stages: int | None = None, stride: int = 8) -> Backbone:

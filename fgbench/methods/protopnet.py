@@ -30,7 +30,8 @@ Differences from paper and from code, each with its reason:
   similarities to the predicted class's prototypes, weighed by the last layer.
 * A prototype's place is not proof of what it stands for: a cell of a deep stage sees far more of the image than itself,
   and no cost prefers a cell on the object to one beside it (``experiments/cells/toybirds/protopnet.yaml`` has counts).
-* VGG's fifth pool is left out of the suite's backbones; ``pool`` puts it back (7 x 7 cells at 224 pixels).
+* VGG's fifth pool is left out of the suite's backbones; ``pool`` puts it back (7 x 7 cells at 224 pixels). Other
+  networks end at stride 32 as they are, and are pooled only where ``pool`` asks for it.
 """
 
 from collections.abc import Mapping
@@ -113,7 +114,7 @@ class ProtoPNet(Method):
         mean: normalisation of the network's input; null takes what the weights say.
         std: like ``mean``.
         stages: of the backbone; null for all.
-        pool: halve the backbone's map by a max-pool (VGG's fifth).
+        pool: halve the backbone's map by a max-pool (VGG's fifth); null for a VGG only.
         per_class: prototypes of each class.
         channels: of a prototype.
         parts: groups of prototypes that are shown as parts.
@@ -149,7 +150,7 @@ class ProtoPNet(Method):
         mean: Colour | None = None,
         std: Colour | None = None,
         stages: int | None = None,
-        pool: bool = False,
+        pool: bool | None = None,
         per_class: int = 10,
         channels: int = 128,
         parts: int = 8,
@@ -173,6 +174,7 @@ class ProtoPNet(Method):
                 "are at least 0 and below 1, projections at least 0, the factor above 0"
             )
         self.backbone = Backbone(backbone, weights, stages=stages, mean=mean, std=std)
+        pool = backbone.startswith("vgg") if pool is None else pool
         self.pool: nn.Module = nn.MaxPool2d(2, 2) if pool else nn.Identity()
         first, second = nn.Conv2d(self.backbone.out_channels, channels, 1), nn.Conv2d(channels, channels, 1)
         for layer in (first, second):

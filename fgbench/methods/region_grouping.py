@@ -40,6 +40,7 @@ Differences from paper and from code, each with its reason:
   paper's text (21.9 for 22.9 percent, DFE for DFF, a gain of 5.7 that counts the fully convolutional test) change
   nothing here.
 * iNaturalist: the authors published no code. Rates, schedule and layers are CUB's, prior and resolution the paper's.
+* ``loss`` puts another last layer of exclusive classes, and its loss, in place of the linear one (ours).
 * Without attention (ablation) every part weighs 1 / p; there is then no saliency, since the parts sum to one
   everywhere.
 * Saliency of attributes: of the attribute with the largest logit; ``explain`` gives it for any other.
@@ -60,6 +61,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
+from fgbench.losses import Head, MakeHead
 from fgbench.losses.occurrence_prior import OccurrencePrior
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
@@ -235,6 +237,8 @@ class RegionGrouping(Method):
         width: channels of the transformed region features, a multiple of 4; null for twice those of the map.
         blocks: bottlenecks of the transformation.
         head_norm: moments of the pooled vectors of attributes: of each attribute, or pooled over all.
+        loss: last layer and loss of exclusive classes, on the normalised pooled vector; null for a linear layer and
+            cross-entropy. Attributes have a classifier each and take none.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -261,6 +265,7 @@ class RegionGrouping(Method):
         width: int | None = None,
         blocks: int = 4,
         head_norm: Literal["per_attribute", "pooled"] = "per_attribute",
+        loss: MakeHead | None = None,
     ) -> None:
         super().__init__(num_outputs, target, optim)
         self.backbone = Backbone(backbone, weights, stages=stages, stride=STRIDE, mean=mean, std=std)
@@ -271,6 +276,8 @@ class RegionGrouping(Method):
                 f"parts={parts}, blocks={blocks}, width={width}, prior_weight={prior_weight}: need at least 2 parts, "
                 "1 block, a width that is a multiple of 4, and a prior_weight of at least 0"
             )
+        if loss is not None and target == "attributes":
+            raise ValueError("RegionGrouping has a classifier for each attribute, and a loss has one: leave LOSS out")
         self.parts, self.prior_weight = parts, prior_weight
         self.heads, outputs = (1, num_outputs) if target == "class" else (num_outputs, 1)
         self.grouping = GroupingUnit(parts, channels)
@@ -280,7 +287,12 @@ class RegionGrouping(Method):
         self.attention = Attention(self.heads, channels) if attention else None
         self.norm = RowNorm(self.heads if head_norm == "per_attribute" else 1, width)
         self.refine = Bottleneck(self.heads, width, width // 4) if target == "attributes" else nn.Identity()
-        self.classifier = GroupedLinear(self.heads, width, outputs, bias=True)
+        self.classifier: nn.Module
+        if loss is None:
+            self.classifier = GroupedLinear(self.heads, width, outputs, bias=True)
+        else:
+            self.classifier = loss(width, num_outputs)
+            self.classifier.check_maps(None)  # the vector is a mean of parts, not of a map's cells
         self.prior = OccurrencePrior(prior_alpha, prior_beta, prior_pad)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
@@ -293,9 +305,13 @@ class RegionGrouping(Method):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The classification loss and the weighted distance of the parts' occurrences from the prior."""
-        logits, assignment, _ = self._group_and_classify(batch.image)
-        loss = self.classification_loss(logits, batch)
-        terms = {"classification": loss.detach()}
+        refined, assignment, _ = self._group(batch.image)
+        further: dict[str, Tensor] = {}
+        if isinstance(self.classifier, Head):
+            loss, further = self.classifier.loss(refined[:, 0], batch.target)
+        else:
+            loss = self.classification_loss(self._classify(refined), batch)
+        terms = {"classification": loss.detach(), **further}
         if self.prior_weight:
             prior = self.prior(assignment)
             terms["prior"] = prior.detach()
@@ -304,7 +320,7 @@ class RegionGrouping(Method):
 
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
         """The saliency of any attribute; classes share one attention."""
-        _, assignment, attention = self._group_and_classify(image)
+        _, assignment, attention = self._group(image)
         if attention is None:
             return None
         return self._spread(assignment, attention, index if self.target == "attributes" else torch.zeros_like(index))
@@ -312,7 +328,7 @@ class RegionGrouping(Method):
     @torch.no_grad()
     def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"] | None:
         """The attention of the parts, which sums to one; classes share one attention, and without it all are alike."""
-        attention = self._group_and_classify(batch.image)[2]
+        attention = self._group(batch.image)[2]
         if attention is None:
             return torch.full((len(index), int(self.parts or 1)), 1 / int(self.parts or 1), device=index.device)
         head = index if self.target == "attributes" else torch.zeros_like(index)
@@ -321,14 +337,23 @@ class RegionGrouping(Method):
     def _group_and_classify(
         self, image: Tensor
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b p u v"], Float[Tensor, "b g p"] | None]:
+        refined, assignment, attention = self._group(image)
+        return self._classify(refined), assignment, attention
+
+    def _classify(self, refined: Float[Tensor, "b g d"]) -> Float[Tensor, "b k"]:
+        logits: Tensor = self.classifier(refined[:, 0] if isinstance(self.classifier, Head) else refined)
+        return logits.flatten(1).float()
+
+    def _group(
+        self, image: Tensor
+    ) -> tuple[Float[Tensor, "b g d"], Float[Tensor, "b p u v"], Float[Tensor, "b g p"] | None]:
         assignment, regions = self.grouping(self.backbone(image))
         images, parts, _ = regions.shape
         transformed = self.transform(regions.flatten(0, 1)[:, None]).view(images, parts, -1)
         attention = None if self.attention is None else self.attention(regions)
         weights = transformed.new_full((1, 1, 1), 1 / parts) if attention is None else attention.to(transformed.dtype)
         pooled = torch.bmm(weights.expand(images, self.heads, parts), transformed)
-        logits = self.classifier(self.refine(self.norm(pooled)))
-        return logits.flatten(1).float(), assignment, attention
+        return self.refine(self.norm(pooled)), assignment, attention
 
     @staticmethod
     def _spread(

@@ -35,10 +35,15 @@ Differences from paper and from code, each with its reason:
   binarised attention of the uniform sampler: the paper gives no formula; see ``layers``.
 * ``head: isqrt_*`` keeps the stride of the backbone's last stage removed, as its paper does.
 * Attributes: cross-entropies become binary, softened probabilities sigmoids. The paper has classes only.
+* ``loss`` (ours) puts another last layer of exclusive classes, and its loss, in place of every classifier: of the
+  attention net, of both streams, and the shared one. Distillation is between logits without a margin, scaled as that
+  layer scales them, over the same temperature. What a layer does once a step (centres move, A-Softmax anneals) it does
+  for each image of a step that it sees: the shared one for both streams. Layers with a bias start as the code's do.
 * ``flip_test`` averages the probabilities of an image and its mirror image (Table 7); off otherwise, as in the paper.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -51,14 +56,18 @@ from fgbench.layers.distributed import gather, rank, world_size
 from fgbench.layers.flip import flip_average
 from fgbench.layers.isqrt_cov import Head, make_pool
 from fgbench.layers.ssn_sampler import ssn_grid
+from fgbench.losses import CrossEntropy, MakeHead, check_target
+from fgbench.losses import Head as LossHead
 from fgbench.losses.distillation import distillation_loss
-from fgbench.methods.attention_net import AttentionNet, attention_trunk, scaled
+from fgbench.methods.attention_net import AttentionNet, attention_trunk, make_classifier, scaled
 from fgbench.methods.base import Method, Optim
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
 SHOWN = 9  # channels in the figure of channels; Figure 5 of the paper
 MEMORY = 0.99  # of the running overlap of channels
+
+Seen = tuple[nn.Module, Tensor, Tensor]  # a classifier, the vectors that it sees, the maps that they are of
 
 
 class Recipe(NamedTuple):
@@ -116,6 +125,7 @@ class TASN(Method):
         head: descriptor of the network's map.
         parts: groups of attention channels; not with ``form: self``, whose maps belong to cells.
         flip_test: average the probabilities with those of the mirrored image.
+        loss: last layer and loss of exclusive classes, for every classifier; null for linear layers, cross-entropy.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -157,6 +167,7 @@ class TASN(Method):
         head: Head = "average",
         parts: int = 10,
         flip_test: bool = False,
+        loss: MakeHead | None = None,
     ) -> None:
         super().__init__(num_outputs, target, optim)
         if attention_weights is not None and attention_backbone is None:
@@ -183,7 +194,7 @@ class TASN(Method):
         self.backbone = Backbone(backbone, weights, unstrided=unstrided, mean=mean, std=std)
         arch, own = (attention_backbone, attention_weights) if attention_backbone else (backbone, weights)
         self.attention = AttentionNet(
-            attention_trunk(arch, own, attention_stages, attention_stride), attention_channels, num_outputs
+            attention_trunk(arch, own, attention_stages, attention_stride), attention_channels, num_outputs, loss
         )
         self.attention_size, self.sampled, self.convention, self.sampler = attention_size, sampled, convention, sampler
         self.form, self.streams, self.details, self.selection = form, streams, details, selection
@@ -191,11 +202,14 @@ class TASN(Method):
         self.pool, self.pools_mean = make_pool(head, self.backbone.out_channels), head == "average"
         names = {"both": ("part", "master"), "master": ("master",), "part": ("part",)}[streams]
         names += ("shared",) if self.recipe.shared_weight else ()
-        self.classifiers = nn.ModuleDict({name: nn.Linear(self.pool.outputs, num_outputs) for name in names})
+        inputs, width = self.pool.outputs, self.backbone.out_channels
+        self.classifiers = nn.ModuleDict({name: make_classifier(loss, inputs, num_outputs, width) for name in names})
         self.predictor = "shared" if self.recipe.shared_weight else "part" if streams == "part" else "master"
         for linear in (self.attention.classifier, *self.classifiers.children()):
-            if isinstance(linear, nn.Linear):  # the code: Xavier, fan in, magnitude 2
-                nn.init.normal_(linear.weight, std=(2 / linear.in_features) ** 0.5)
+            if isinstance(linear, LossHead):
+                check_target(linear, target)
+            if isinstance(linear, (nn.Linear, CrossEntropy)):  # the code: Xavier, fan in, magnitude 2
+                nn.init.normal_(linear.weight, std=(2 / linear.weight.shape[1]) ** 0.5)
                 nn.init.zeros_(linear.bias)
         channels = self.attention.channels
         if not 1 <= parts <= channels:
@@ -224,32 +238,53 @@ class TASN(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The attention net's classification, those of both streams, and the distillation from detail to structure."""
         features = self.attention(self._small(batch.image))
-        logits = {"attention": self.attention.classify(features)}
+        seen = {"attention": (self.attention.classifier, *self.attention.describe(features))}
         maps = self._maps(features)
         self._remember(maps)
         guides = self._guides(maps)
         del maps  # of the size of a layer's output, and nothing needs it any more
-        pooled = self.pool(self.backbone(self._sample(batch.image, *guides)))
-        *details, structure = pooled.unflatten(0, (-1, len(batch.image))).unbind(0)
+        sampled = self.backbone(self._sample(batch.image, *guides))
+        streams = (x.unflatten(0, (-1, len(batch.image))).unbind(0) for x in (self.pool(sampled), sampled))
+        *details, structure = zip(*streams, strict=True)
         if self.streams == "part":
             details = [structure, *details]
         for number, detail in enumerate(details):
-            logits[f"part{number}"] = self.classifiers["part"](detail)
+            seen[f"part{number}"] = (self.classifiers["part"], *detail)
         if self.streams != "part":
-            logits["master"] = self.classifiers["master"](structure)
+            seen["master"] = (self.classifiers["master"], *structure)
         if "shared" in self.classifiers:
-            logits |= {f"shared_part{number}": self.classifiers["shared"](d) for number, d in enumerate(details)}
-            logits |= {"shared_master": self.classifiers["shared"](structure)} if self.streams != "part" else {}
-        return self._weigh(logits, batch, len(details))
+            shared = self.classifiers["shared"]
+            seen |= {f"shared_part{number}": (shared, *detail) for number, detail in enumerate(details)}
+            seen |= {"shared_master": (shared, *structure)} if self.streams != "part" else {}
+        logits = {name: classifier(pooled) for name, (classifier, pooled, _) in seen.items()}
+        return self._weigh(logits, batch, len(details), self._losses(seen, batch))
 
-    def _weigh(self, logits: dict[str, Tensor], batch: Batch, details: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Several details of an image share the weight of one."""
+    def _losses(self, seen: dict[str, Seen], batch: Batch) -> dict[str, tuple[Tensor, dict[str, Tensor]]]:
+        """Loss and terms of each classifier that has a loss of its own."""
+        if self.target == "attributes":
+            return {}
+        return {
+            name: head.loss(pooled, batch.target, maps)
+            for name, (head, pooled, maps) in seen.items()
+            if isinstance(head, LossHead)
+        }
+
+    def _weigh(
+        self,
+        logits: dict[str, Tensor],
+        batch: Batch,
+        details: int,
+        losses: Mapping[str, tuple[Tensor, dict[str, Tensor]]] = MappingProxyType({}),
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Several details of an image share the weight of one; logits without a loss of their own have the usual."""
         recipe, terms = self.recipe, {}
+        further = {f"{name}_{term}": value for name, (_, own) in losses.items() for term, value in own.items()}
         for name, scores in logits.items():
             weight = recipe.attention_weight if name == "attention" else recipe.stream_weight
             weight = recipe.shared_weight if name.startswith("shared") else weight
             weight = weight / details if "part" in name else weight
-            terms[name] = (weight, self.classification_loss(scores, batch))
+            loss = losses[name][0] if name in losses else self.classification_loss(scores, batch)
+            terms[name] = (weight, loss)
         if self.streams == "both" and recipe.distillation_weight:
             for number in range(details):
                 teacher = logits[f"part{number}"]
@@ -257,7 +292,7 @@ class TASN(Method):
                 term = distillation_loss(logits["master"], teacher, recipe.temperature, self.target)
                 terms[f"distillation{number}"] = (recipe.distillation_weight / details, term)
         total = torch.stack([weight * term for weight, term in terms.values()]).sum()
-        return total, {name: term.detach() for name, (_, term) in terms.items()}
+        return total, {name: term.detach() for name, (_, term) in terms.items()} | further
 
     # ---- attention
 
@@ -351,7 +386,11 @@ class TASN(Method):
     def linear_evidence(self) -> Float[Tensor, "k d"] | None:
         """Of the classifier on the mean of the sampled image's map; None with another descriptor."""
         linear = self.classifiers[self.predictor]
-        return linear.weight if isinstance(linear, nn.Linear) and self.pools_mean else None
+        if not self.pools_mean:
+            return None
+        if isinstance(linear, LossHead):
+            return linear.evidence()
+        return linear.weight if isinstance(linear, nn.Linear) else None
 
     @torch.no_grad()
     def over_image(self, maps: Float[Tensor, "b n u v"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n u2 v2"]:

@@ -90,6 +90,15 @@ def test_a_class_starts_with_its_prototypes_for_it_and_half_of_the_others_agains
     ]  # fmt: skip
 
 
+def test_only_a_vgg_gets_its_fifth_pool_unless_asked():
+    with torch.device("meta"):
+        vgg = ProtoPNet(4, "class", Optim(), backbone="vgg16_bn", weights=None)
+    assert vgg.pool(torch.zeros(1, 2, 14, 14)).shape == (1, 2, 7, 7)
+    assert make().pool(torch.zeros(1, 2, 7, 7)).shape == (1, 2, 7, 7)
+    assert make(pool=True).pool(torch.zeros(1, 2, 7, 7)).shape == (1, 2, 3, 3)
+    assert config.tree_of(Cell("protopnet", "cub200"), files=False)["method"]["init_args"]["pool"] is None
+
+
 def test_the_costs_are_those_of_a_loop_over_pairs():
     distance, target = torch.rand(5, 12).double(), torch.tensor([0, 3, 1, 1, 2])
     cluster, separation = cluster_and_separation(distance.view(5, 4, 3).amin(2), target)

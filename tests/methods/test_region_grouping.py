@@ -5,6 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fgbench.backbones import Backbone
+from fgbench.losses import LGM, ArcFace, Center, Focal, MutualChannel
 from fgbench.methods import Optim, RegionGrouping
 from fgbench.methods.region_grouping import Attention, Bottleneck, GroupedLinear, GroupingUnit, assign, region_features
 from fgbench.types import Batch
@@ -292,6 +294,81 @@ def test_a_grouped_linear_layer_is_one_linear_layer_per_group():
 def test_fresh_blocks_cut_their_input_at_zero_and_else_leave_it():
     x = torch.randn(6, 1, 8)
     torch.testing.assert_close(Bottleneck(1, 8, 2)(x), x.relu())
+
+
+# ---- other losses
+
+
+def test_without_a_loss_the_weights_and_what_is_drawn_later_are_those_of_a_grouped_layer():
+    torch.manual_seed(5)
+    method = RegionGrouping(4, "class", Optim(), backbone="resnet_nano", weights=None)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    Backbone("resnet_nano", None, stride=16)
+    GroupingUnit(5, 16)
+    blocks = [Bottleneck(1, width, 8) for width in (16, 32, 32, 32)]
+    Attention(1, 16)
+    last = GroupedLinear(1, 32, 4, bias=True)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert torch.equal(method.transform[3].block[0].weight, blocks[3].block[0].weight)
+    assert type(method.classifier) is GroupedLinear
+    assert torch.equal(method.classifier.weight, last.weight)
+    assert torch.equal(method.classifier.bias, last.bias)
+
+
+def cosines(x, weight):
+    pairs = [[float(torch.dot(row / row.norm(), w / w.norm())) for w in weight] for row in x]
+    return torch.tensor(pairs)
+
+
+def test_a_margin_is_in_the_loss_and_never_in_a_test():
+    method = make(prior_weight=0.25, loss=ArcFace).eval()
+    seen = []
+    method.refine.register_forward_hook(lambda module, given, out: seen.append(out.detach()[:, 0]))
+    image, target = torch.randn(4, 3, 96, 96), torch.arange(4)
+    output, (loss, terms) = method(image), method.loss(batch_of(image, target))
+    plain = cosines(seen[0], method.classifier.weight.detach())
+    torch.testing.assert_close(output.logits, 64 * plain, rtol=1e-3, atol=1e-3)
+    plain[target, target] = (plain.diagonal().acos() + 0.5).cos()
+    expected = functional.cross_entropy(64 * plain, target)
+    torch.testing.assert_close(terms["classification"], expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(loss.detach(), terms["classification"] + 0.25 * terms["prior"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = method(image).logits
+    torch.testing.assert_close(half, 64 * cosines(seen[-1].float(), method.classifier.weight), rtol=1e-3, atol=1e-3)
+
+
+def test_focal_loss_without_focus_is_the_method_without_a_loss():
+    plain, focal = make(), make(loss=lambda features, classes: Focal(features, classes, gamma=0.0))
+    state = plain.state_dict()
+    state["classifier.weight"], state["classifier.bias"] = plain.classifier.weight[0].T, plain.classifier.bias[0]
+    focal.load_state_dict(state)
+    data = batch_of(torch.randn(4, 3, 96, 96), torch.arange(4))
+    torch.testing.assert_close(plain.eval()(data.image).logits, focal.eval()(data.image).logits)
+    torch.testing.assert_close(plain.train().loss(data)[0], focal.train().loss(data)[0])
+
+
+@pytest.mark.parametrize(("loss", "further"), [(ArcFace, ()), (Focal, ()), (Center, ("center",)), (LGM, ("likelihood",))])
+def test_a_step_with_another_loss_trains_its_layer_and_lowers_it(loss, further):
+    method, data = make(loss=loss, prior_weight=0.0), batch_of(torch.randn(8, 3, 64, 64), torch.arange(8) % 4)
+    optimizer = torch.optim.Adam(method.parameters(), 3e-3)
+    values = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        value, terms = method.loss(data)
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert set(terms) == {"classification", *further}
+    assert all(p.grad is not None and p.grad.any() for p in method.classifier.parameters())
+    assert values[-1] < values[0]
+
+
+def test_a_loss_that_cannot_be_is_refused_before_training():
+    with pytest.raises(ValueError, match="a classifier for each attribute, and a loss has one: leave LOSS out"):
+        make("attributes", 3, loss=ArcFace)
+    with pytest.raises(ValueError, match="shows the loss no map"):
+        make(loss=MutualChannel)
 
 
 # ---- the paper's numbers

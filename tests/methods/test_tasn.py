@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from fgbench.backbones import Backbone
 from fgbench.layers import attention_sampler, trilinear
+from fgbench.losses import LGM, ArcFace, Center, Focal, MutualChannel
 from fgbench.losses.distillation import distillation_loss
 from fgbench.methods import TASN, Optim
 from fgbench.methods.attention_net import AttentionNet, attention_trunk
@@ -175,6 +176,107 @@ def test_variants_have_their_own_terms_and_train_every_parameter(kwargs, terms, 
     assert set(method.classifiers) == heads
     loss.backward()
     assert grads(method) == {name for name, _ in method.named_parameters()}
+
+
+# ---- other losses
+
+
+def test_without_a_loss_the_weights_and_what_is_drawn_later_are_those_of_linear_layers():
+    torch.manual_seed(5)
+    method = make()
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    Backbone("resnet_nano", None)
+    net = AttentionNet(attention_trunk("resnet_nano", None), None, 4)
+    linears = [net.classifier, *(nn.Linear(16, 4) for _ in ("part", "master", "shared"))]
+    for linear in linears:
+        nn.init.normal_(linear.weight, std=(2 / 16) ** 0.5)
+    assert torch.equal(torch.get_rng_state(), after)
+    for found, expected in zip((method.attention.classifier, *method.classifiers.values()), linears, strict=True):
+        assert type(found) is nn.Linear
+        assert torch.equal(found.weight, expected.weight)
+        assert not found.bias.any()
+
+
+def test_focal_loss_without_focus_is_the_method_without_a_loss():
+    plain, focal = make(), make(loss=lambda features, classes: Focal(features, classes, gamma=0.0))
+    assert plain.state_dict().keys() == focal.state_dict().keys()
+    focal.load_state_dict(plain.state_dict())
+    found = []
+    for method in (plain, focal):
+        torch.manual_seed(3)
+        found.append(method.loss(batch()))
+    torch.testing.assert_close(found[0][0], found[1][0])
+    assert set(found[0][1]) == set(found[1][1])
+    for name, term in found[0][1].items():
+        torch.testing.assert_close(term, found[1][1][name])
+
+
+def arc_logits(features, weight, target=None, scale=64.0, margin=0.5):
+    """By the angles themselves, image by image and class by class, in float64."""
+    rows = []
+    for i, x in enumerate(features.detach().double()):
+        angles = [torch.acos((x @ w) / (x.norm() * w.norm())) for w in weight.detach().double()]
+        if target is not None:
+            angles[int(target[i])] = angles[int(target[i])] + margin
+        rows.append(torch.stack([scale * angle.cos() for angle in angles]))
+    return torch.stack(rows).float()
+
+
+def test_every_stream_has_the_margin_in_its_loss_and_none_in_distillation():
+    method, data = make(loss=ArcFace), batch()
+    seen = []
+    method.backbone.register_forward_hook(lambda module, given, out: seen.append(out.mean((2, 3))))
+    _, terms = method.loss(data)
+    [both] = seen
+    features = {"part0": both[:3], "master": both[3:]}
+    for name, x in features.items():
+        for term, key in ((name, name.rstrip("0")), (f"shared_{name}", "shared")):
+            expected = cross_entropy(arc_logits(x, method.classifiers[key].weight, data.target), data.target)
+            torch.testing.assert_close(terms[term], expected, rtol=1e-3, atol=1e-3)
+    plain = [arc_logits(features[name], method.classifiers[name.rstrip("0")].weight) for name in ("master", "part0")]
+    torch.testing.assert_close(terms["distillation0"], distillation_loss(*plain, 10.0, "class"), rtol=1e-3, atol=1e-3)
+    assert set(terms) == {"attention", "part0", "master", "shared_part0", "shared_master", "distillation0"}
+
+
+def test_a_test_has_no_margin_and_needs_float32_for_cosines_only_in_the_head():
+    method, data = make(loss=ArcFace).eval(), batch()
+    seen = []
+    method.backbone.register_forward_hook(lambda module, given, out: seen.append(out))
+    head = method.classifiers["shared"]
+    logits = method(data.image).logits
+    torch.testing.assert_close(logits, arc_logits(seen[0].mean((2, 3)), head.weight), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(method.linear_evidence(), head.weight / head.weight.norm(dim=1, keepdim=True))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = method(data.image).logits
+    assert seen[1].dtype == torch.bfloat16
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, arc_logits(seen[1].mean((2, 3)), head.weight), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", [ArcFace, Focal, Center, LGM, MutualChannel])
+def test_a_step_with_another_loss_trains_every_parameter_and_lowers_it(loss):
+    method, data = make(loss=loss, distillation_weight=0.0), batch(4)
+    optimizer = torch.optim.Adam(method.parameters(), 3e-3)
+    values = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        value, terms = method.loss(data)
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+        assert not any(term.requires_grad for term in terms.values())
+    assert grads(method) == {name for name, _ in method.named_parameters()}
+    assert sum(values[-2:]) < sum(values[:2])
+    further = {Center: "center", LGM: "likelihood", MutualChannel: "diversity"}.get(loss)
+    assert further is None or {f"{name}_{further}" for name in ("attention", "part0", "shared_master")} < set(terms)
+
+
+def test_a_loss_that_cannot_be_is_refused_before_training():
+    with pytest.raises(ValueError, match="ArcFace is of exclusive classes"):
+        make(3, "attributes", loss=ArcFace)
+    with pytest.raises(ValueError, match="16 channels cannot give each of 17 classes"):
+        make(17, loss=MutualChannel)
 
 
 # ---- streams
