@@ -317,7 +317,7 @@ def test_without_a_loss_the_weights_and_what_is_drawn_later_are_those_of_a_group
 
 
 def cosines(x, weight):
-    pairs = [[float(torch.dot(row / row.norm(), w / w.norm())) for w in weight] for row in x]
+    pairs = [[float(torch.dot(row / row.norm(), w / w.norm())) for w in weight.detach()] for row in x]
     return torch.tensor(pairs)
 
 
@@ -348,7 +348,9 @@ def test_focal_loss_without_focus_is_the_method_without_a_loss():
     torch.testing.assert_close(plain.train().loss(data)[0], focal.train().loss(data)[0])
 
 
-@pytest.mark.parametrize(("loss", "further"), [(ArcFace, ()), (Focal, ()), (Center, ("center",)), (LGM, ("likelihood",))])
+@pytest.mark.parametrize(
+    ("loss", "further"), [(ArcFace, ()), (Focal, ()), (Center, ("center",)), (LGM, ("likelihood",))]
+)
 def test_a_step_with_another_loss_trains_its_layer_and_lowers_it(loss, further):
     method, data = make(loss=loss, prior_weight=0.0), batch_of(torch.randn(8, 3, 64, 64), torch.arange(8) % 4)
     optimizer = torch.optim.Adam(method.parameters(), 3e-3)
