@@ -20,6 +20,7 @@ May import: layers, types, pretrained. Must not import: any other room. Reads: w
 told to, and torchvision's download cache.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -239,6 +240,15 @@ class Backbone(nn.Module):
         self.register_buffer("_scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
         self.register_buffer("_shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def content_tag(self) -> str:
+        """``weight_tag``; where weights were drawn a digest of them, for these differ from seed to seed."""
+        if self.weight_tag != weight_tag(None):
+            return self.weight_tag
+        content = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            content.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        return f"drawn@{content.hexdigest()[:12]}"
 
     @property
     def out_channels(self) -> int:

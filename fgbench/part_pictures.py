@@ -35,6 +35,8 @@ def runs_of(folders: Sequence[Path]) -> Iterator[tuple[Trained, DPNet]]:
             raise ValueError(f"{folder}: not a run of DP-Net with parts")
         if first is not None and trained.data.digest() != first.data.digest():
             raise ValueError(f"{first.folder} and {folder} are not of the same data, so their parts cannot be compared")
+        if first is not None and trained.data.test_view != first.data.test_view:
+            raise ValueError(f"{first.folder} and {folder} see their images in other views; draw one at a time")
         first = first or trained
         yield trained, method
 

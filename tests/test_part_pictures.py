@@ -1,11 +1,14 @@
 """Figures of several runs' parts: for the class and the images that are asked for, a row for each run."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins import Precision
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fgbench import part_pictures
@@ -14,6 +17,7 @@ from fgbench.data import CUB200, ToyBirds
 from fgbench.data.view import View
 from fgbench.methods import Baseline, DPNet, Optim
 from fgbench.pictures import Trained
+from fgbench.report import part_figures
 
 SMALL = {"backbone": "resnet_nano", "weights": None, "parts_per_class": 2, "regions": 20, "shown_parts": 2}
 
@@ -155,3 +159,30 @@ def test_pictures_know_the_proportions_of_their_files(fake_root):
     with Image.open(data.listing.path(int(data.rows_of(np.array([number]))[0]))) as file:
         assert aspects[0, 0] == pytest.approx(file.height / file.width)
     assert images.shape == (1, 1, 32, 32, 3)
+
+
+def test_a_square_training_picture_keeps_its_own_proportions():
+    axes = Figure().subplots(1, 3).tolist()
+    picture = np.zeros((8, 8, 3), np.uint8)
+    found = {"part": np.array([0]), "scores": np.ones((1, 2)), "boxes": np.zeros((1, 2, 4))}
+    found |= {"shown": np.stack([picture, picture])[None], "aspects": np.array([[1.0, 0.7]]), "class": np.array([0])}
+    part_figures.draw_class_parts(axes, picture, found)
+    part_figures.unsquash(axes, 0.5)
+    assert [axis.get_aspect() for axis in axes] == [0.5, 1.0, 0.7]
+
+
+def test_a_part_with_fewer_images_than_places_shows_those_it_has(runs):
+    method = runs["a"].method
+    method.best_image[:, -1] = -1
+    assert (
+        method.class_parts(0)["image_id"].shape
+        == method.class_parts(0)["scores"].shape
+        == (3, method.best_image.shape[1] - 1)
+    )
+
+
+def test_runs_that_see_images_otherwise_are_not_compared(runs, tmp_path):
+    runs["b"] = replace(runs["b"], data=copy.copy(runs["b"].data))
+    runs["b"].data.test_view = View(resize="squash", size=40)
+    with pytest.raises(ValueError, match="a and b see their images in other views"):
+        part_pictures.heatmaps([Path("a"), Path("b")], [], None, tmp_path / "x.png")

@@ -64,7 +64,7 @@ class Chunks(Method):
             self.begin(batch)
         share, own = len(batch.image), self._own(len(batch.image))
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        total = torch.zeros((), device=self.device)
+        totals: dict[str, Tensor] = {}
         for inner in range(self.inner_epochs):
             key = torch.tensor([(self.current_epoch * 100_003 + batch_idx) * 1009 + inner])
             order = uniform(0, key, share, 1).flatten().argsort().to(batch.target.device)
@@ -74,12 +74,12 @@ class Chunks(Method):
                 self.manual_backward(loss)
                 optimizer.step()  # type: ignore[union-attr]
                 schedule.step()  # type: ignore[union-attr]
-                self._watch({"loss": loss.detach(), **terms})
-                total = total + loss.detach()
-        mean = total / self.steps_of(share)
-        named = {"loss": mean, **terms}
-        self.log_dict({f"train/{name}": value for name, value in named.items()}, batch_size=share)
-        return mean
+                terms = {"loss": loss.detach(), **terms}
+                self._watch(terms)
+                totals = {name: totals.get(name, 0) + value for name, value in terms.items()}
+        means = {name: value / self.steps_of(share) for name, value in totals.items()}
+        self.log_dict({f"train/{name}": value for name, value in means.items()}, batch_size=share)
+        return means["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip, once a mixed precision's scale is out of the gradients."""

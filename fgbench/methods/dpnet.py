@@ -221,7 +221,11 @@ class DPNet(Chunks, PartEvidence):
         """Every image's map."""
         if self.store == "none":
             return None
-        key: dict[str, object] = {"backbone": self.backbone.arch, "weights": self.backbone.weight_tag, "tap": self.tap}
+        key: dict[str, object] = {
+            "backbone": self.backbone.arch,
+            "weights": self.backbone.content_tag(),
+            "tap": self.tap,
+        }
         key |= {"mean": list(self.backbone.mean), "std": list(self.backbone.std)}
         return Preparation("maps", self.network, key, replaces_image=True)
 

@@ -120,13 +120,14 @@ class PartEvidence(TrainingRegions):
             raise RuntimeError("the training images were not shown to the parts yet: train for an epoch at least")
         power = self.power()[index]
         most = power.topk(min(SHOWN, len(power))).indices
+        there = (self.best_image[most] >= 0).all(0)  # fewer images than places: the last places are empty
         return {
             "part": most,
             "class": torch.full_like(most[:1], index),
             "power": power[most],
-            "image_id": self.best_image[most],
-            "boxes": self.best_box[most],
-            "scores": self.best_score[most],
+            "image_id": self.best_image[most][:, there],
+            "boxes": self.best_box[most][:, there],
+            "scores": self.best_score[most][:, there],
         }
 
     def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:

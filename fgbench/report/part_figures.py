@@ -19,6 +19,7 @@ from fgbench.result import write_atomically
 
 SHOWN = 3  # parts of a class, and training images of each
 LEFT = 0.25  # inches for the name of a row
+OWN = "own proportions"  # marks axes whose picture is of another file than the row's
 MOST = 20  # classes that share a part, in a histogram; more are put together
 
 
@@ -49,14 +50,15 @@ def _draw_parts(axes: Sequence[Axes], found: Mapping[str, np.ndarray]) -> None:
         for rank in range(min(SHOWN, len(found["shown"][place]))):
             axis, picture = axes[place * SHOWN + rank], found["shown"][place][rank]
             axis.imshow(picture, aspect=found["aspects"][place, rank])
+            axis.set_gid(OWN)
             axis.add_patch(frame_of(found["boxes"][place, rank], picture))
             axis.set_title(f"part {part}: {found['scores'][place, rank]:.2f}", fontsize=7)
 
 
 def unsquash(axes: Sequence[Axes], aspect: float) -> None:
-    """Give pictures whose pixels were drawn as squares the proportions of the original file."""
+    """Give pictures the proportions of the original file; not those that were drawn in their own."""
     for axis in axes:
-        if axis.images and axis.get_aspect() == 1:
+        if axis.images and axis.get_gid() != OWN:
             axis.set_aspect(aspect)
 
 

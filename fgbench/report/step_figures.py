@@ -53,11 +53,7 @@ def by_step(numbers: Mapping[str, float], name: str) -> tuple[list[int], list[fl
 
 
 def by_setting(results: Mapping[str, Result]) -> dict[str, list[Result]]:
-    """The results with the seeds of each label together.
-
-    >>> list(by_setting(dict.fromkeys(["a.12.s0", "a.12.s1", "b"], None)))
-    ['a.12', 'b']
-    """
+    """The results with the seeds of each label (``name.s0``, ``name.s1``) together."""
     found: dict[str, list[Result]] = {}
     for label, result in results.items():
         found.setdefault(re.sub(r"\.s\d+$", "", label), []).append(result)

@@ -184,7 +184,7 @@ class StoreWriter:
                 _write_all(self._rows, value.data.cast("B"), reader.offset + row * reader.row_bytes)
                 records["sum"][place] = zlib.crc32(value.data)
             os.fdatasync(self._rows)
-            os.write(self._journal, records.tobytes())
+            _append_all(self._journal, memoryview(records.tobytes()))
         except OSError as error:
             raise StoreError(
                 f"{reader.folder}: could not be written ({error.strerror}); free space and give the same command: "
@@ -202,6 +202,11 @@ def _write_all(handle: int, data: memoryview, place: int) -> None:
     while len(data):
         written = os.pwrite(handle, data, place)
         data, place = data[written:], place + written
+
+
+def _append_all(handle: int, data: memoryview) -> None:
+    while len(data):  # half a record would make all later ones unreadable
+        data = data[os.write(handle, data) :]
 
 
 def _check_room(folder: Path, need: int, cap_gb: float) -> None:
@@ -222,8 +227,8 @@ def _check_room(folder: Path, need: int, cap_gb: float) -> None:
 
 
 def _used(folder: Path) -> int:
-    """Bytes on disk; what was never written takes none."""
-    return sum(512 * file.stat().st_blocks for file in folder.iterdir() if file.is_file())
+    """Bytes on disk, and those that a store which is being filled will take: rows not yet written take none now."""
+    return sum(max(512 * (of := file.stat()).st_blocks, of.st_size) for file in folder.iterdir() if file.is_file())
 
 
 @contextlib.contextmanager

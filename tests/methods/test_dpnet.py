@@ -7,10 +7,12 @@ import pytest
 import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import DDPStrategy
+from safetensors.torch import save_file
 from torch import distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from fgbench.backbones import ARCHITECTURES
 from fgbench.explain import gradients
 from fgbench.layers.regions import draw_boxes
 from fgbench.methods import DPNet, Optim
@@ -189,7 +191,18 @@ def test_what_is_stored_is_named_by_weights_and_tap(tmp_path):
     keys = [make(backbone=name, tap=tap).preparation().key for name, tap in (("vgg19", None), ("vgg19", "conv5_4"))]
     assert keys[0]["tap"] == "pool5"
     assert keys[1]["tap"] == "conv5_4"
-    assert make(mean=(0.5, 0.5, 0.5)).preparation().key != make().preparation().key
+    assert make().preparation().key == make().preparation().key
+    torch.manual_seed(1)
+    other = DPNet(CLASSES, "class", ADAM, **SMALL)  # drawn by another seed
+    assert other.preparation().key["weights"] != make().preparation().key["weights"]
+    files = [tmp_path / name for name in ("a.safetensors", "b.safetensors")]
+    for file in files:
+        state = ARCHITECTURES["resnet_nano"].build().state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    told = [make(weights=str(file)).preparation().key["weights"] for file in files]
+    assert told[0] != told[1]
+    means = [make(weights=str(files[0]), mean=mean).preparation().key for mean in (None, (0.5, 0.5, 0.5))]
+    assert means[0] != means[1]
 
 
 def test_vggs_map_is_the_one_after_the_fifth_pool():
