@@ -16,6 +16,7 @@ Sampling = Literal["uniform_corners", "area_range", "fixed_grid", "all"]
 ASPECT = 3.0  # area_range: sides differ by this factor at most
 MEMORY = 2**25  # scores held at once, numbers
 CACHE = 2**18  # of a block on a CPU: 1 MB
+READ = 16  # products of a matrix product that take as long as one value read or added in pooling; on a CPU, measured
 
 
 def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
@@ -199,13 +200,18 @@ def _block_means(
     return found.unflatten(0, (images, -1)), mean
 
 
-def scores_first(cells: int, regions: int, features: int, parts: int) -> bool:
-    """Whether scoring every cell and pooling the scores takes fewer products than pooling and scoring every region.
+def scores_first(cells: int, regions: int, features: int, parts: int, learns: bool = False) -> bool:
+    """Whether scoring every cell and pooling the scores is cheaper than pooling and scoring every region.
+
+    Counted are products, and what pooling reads of tables of sums (``READ`` products each). Where scores hand gradients
+    back (``learns``) they are pooled by a product; features never do, for the map is frozen.
 
     >>> scores_first(289, 500, 2048, 4000), scores_first(289, 100, 2048, 10000)
     (True, False)
     """
-    return cells * parts * (features + regions) < regions * features * (cells + parts)
+    sums = READ * (4 * regions + 2 * cells)
+    before = features * cells * parts + (cells * regions if learns else sums) * parts
+    return before < sums * features + regions * features * parts
 
 
 def region_scores(parts: Float[Tensor, "p d"], regions: Regions, first: bool | None = None) -> Float[Tensor, "b r p"]:
@@ -220,7 +226,7 @@ def region_scores(parts: Float[Tensor, "p d"], regions: Regions, first: bool | N
 def parts_gradient(slopes: Float[Tensor, "b r p"], regions: Regions) -> Float[Tensor, "p d"]:
     """What ``region_scores`` hands back to the parts, for the derivatives of its scores; by the cheaper route."""
     cells, boxes, size = regions
-    if boxes is None or not scores_first(cells.shape[1], regions.number, cells.shape[2], slopes.shape[2]):
+    if boxes is None or not scores_first(cells.shape[1], regions.number, cells.shape[2], slopes.shape[2], learns=True):
         of_regions = slopes.flatten(0, 1)
         return of_regions.mT @ regions.features().flatten(0, 1)
     of_cells = _means(boxes, size).mT @ slopes

@@ -94,11 +94,20 @@ def test_scoring_before_pooling_is_scoring_after(shared):
         np.testing.assert_allclose(region_scores(parts, regions, first).numpy(), expected, atol=1e-5)
 
 
-def test_the_cheaper_route_is_the_one_with_fewer_products():
-    for cells, count, features, parts in ((289, 500, 2048, 4000), (289, 100, 2048, 10_000), (289, 500, 512, 20)):
-        before = cells * features * parts + count * cells * parts
-        after = count * cells * features + count * features * parts
-        assert scores_first(cells, count, features, parts) == (before < after)
+@pytest.mark.parametrize(
+    ("cells", "count", "features", "parts", "first"),
+    [
+        (289, 500, 2048, 4000, True),  # CUB, ResNet-50: 289 columns are scored instead of 500
+        (289, 500, 512, 4000, True),  # CUB, VGG-19
+        (289, 100, 2048, 10_000, False),  # ImageNet: 100 instead of 289
+        (256, 150, 128, 50, True),  # pooling fifty scores reads less than pooling 128 features
+        (289, 500, 2048, 1, True),
+    ],
+)
+def test_the_cheaper_route_scores_the_fewer_columns(cells, count, features, parts, first):
+    assert scores_first(cells, count, features, parts) == first
+    assert scores_first(cells, 10 * cells, features, parts)
+    assert not scores_first(20 * count, count, features, 1000 * features)
 
 
 @pytest.mark.parametrize("memory", [1, MEMORY])
