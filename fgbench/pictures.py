@@ -367,7 +367,8 @@ def _two_runs(
         data, method = config.instantiate(content["tree"])
         run.load_weights(method, folder / "checkpoints" / "last.ckpt")
         methods.append(method.eval().to(device))
-    if runs[0]["tree"]["data"] != runs[1]["tree"]["data"]:
+    seen = [config.portable(content["tree"])["data"] for content in runs]  # without options that came later, unset
+    if seen[0] != seen[1]:
         raise ValueError(f"{before} and {after} are not of the same data, so they cannot be compared")
     data.prepare_data()
     data.setup("test")
