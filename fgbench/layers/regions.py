@@ -281,7 +281,8 @@ def _gradient_of_cells(
         wanted[image].index_add_(0, index[image], grad[image][:, None] * parts.to(grad.dtype))
     if boxes is None:
         return wanted.to(cells.dtype)
-    found: Tensor = _means(boxes, size).mT @ wanted.float()
+    with torch.autocast(cells.device.type, enabled=False):
+        found: Tensor = _means(boxes, size).mT @ wanted.float()
     return found.to(cells.dtype)
 
 

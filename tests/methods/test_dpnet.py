@@ -355,6 +355,14 @@ def test_constraints_reach_the_loss_with_their_weights():
     assert make(classifier_init="class").classifier.weight[0].tolist() == [1, 1, -0.5, -0.5, -0.5, -0.5]
 
 
+def test_a_step_that_the_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr("fgbench.methods.chunks.world_size", lambda: 2)
+    with pytest.raises(ValueError, match="mini_batch is of all processes: 5 cannot be divided over 2"):
+        make(mini_batch=5).total_steps()
+    method = make(mini_batch=6, inner_epochs=2)
+    assert method.steps_of(10) == 2 * 4  # of a share of ten, three at a time: three, three, three, one
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
