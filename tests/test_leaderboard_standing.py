@@ -51,6 +51,16 @@ def test_what_was_not_tested_is_said(tmp_path: Path) -> None:
     assert verdict(standing(tmp_path, entries(tmp_path)[:1])).startswith("No setting has an accuracy")
 
 
+def test_an_explainers_row_does_not_compete_in_accuracy(tmp_path: Path) -> None:
+    add(tmp_path, "plain", 0, 4)
+    add(tmp_path, "better", 0, 2, explainer="gradcam")  # of a run whose own row is not here
+    add(tmp_path, "last", 0, 30)
+    found = standing(tmp_path, entries(tmp_path))
+    assert [row.run.explainer for row in found.rows] == ["gradcam", "own", "own"]
+    assert (found.leader, found.letters, found.behind[0]) == (1, ("", "a", "b"), None)
+    assert "gradcam" not in verdict(found)
+
+
 @pytest.mark.parametrize(
     ("one", "other", "common"),
     [("ab", "bc", True), ("a", "b", False), ("z(27)", "(27)", True), ("(27)", "(72)", False)],

@@ -166,9 +166,15 @@ def groups(folder: Path, chosen: Sequence[Entry], metric: str = "accuracy") -> l
     return [found.get(at, "") for at in range(len(chosen))]
 
 
+def competes(entry: Entry, metric: str) -> bool:
+    """Whether a setting is ranked: in accuracy an explainer's row is a trained setting again, with other evidence."""
+    return metric != "accuracy" or entry.run.explainer == "own"
+
+
 def aligned(folder: Path, chosen: Sequence[Entry], metric: str) -> dict[int, PerImage]:
     """By their place, the settings that can be tested against each other: honest ones of the first one's images."""
-    read = {at: per_image(folder, entry, metric) for at, entry in enumerate(chosen) if entry.honest}
+    ranked = [at for at, entry in enumerate(chosen) if entry.honest and competes(entry, metric)]
+    read = {at: per_image(folder, chosen[at], metric) for at in ranked}
     data = {at: item for at, item in read.items() if item is not None}
     first = next(iter(data.values()), None)
     return {at: item for at, item in data.items() if first and np.array_equal(item.image_id, first.image_id)}

@@ -19,7 +19,8 @@ class Standing:
 
     Attributes:
         rows: settings, the most accurate first.
-        letters: by row; two share a letter iff they cannot be told apart; empty where a row was not tested.
+        letters: by row; two share a letter iff they cannot be told apart; empty where a row was not tested, as those
+            of explainers are not (``ranked``).
         leader: which row is the most accurate of those whose checkpoint was not chosen on the test split; None where
             there is no such row.
         behind: by row, how many points it is above the leader (so mostly below zero), and where that may lie; None
@@ -34,9 +35,14 @@ class Standing:
     problem: str = ""
 
 
+def ranked(rows: Sequence[Entry]) -> list[int]:
+    """Places of the rows that compete in accuracy."""
+    return [at for at, entry in enumerate(rows) if comparison.competes(entry, "accuracy")]
+
+
 def untested(rows: Sequence[Entry], problem: str = "") -> Standing:
     """A table whose rows stand beside each other, and nothing more."""
-    leader = next((at for at, entry in enumerate(rows) if entry.honest and entry.mean("accuracy") is not None), None)
+    leader = next((at for at in ranked(rows) if rows[at].honest and rows[at].mean("accuracy") is not None), None)
     return Standing(tuple(rows), ("",) * len(rows), leader, (None,) * len(rows), problem)
 
 
@@ -48,7 +54,7 @@ def standing(folder: Path, rows: Sequence[Entry]) -> Standing:
         rows: settings of one table, the most accurate first.
     """
     found = untested(rows)
-    if len(rows) < 2 or found.leader is None:
+    if len(ranked(rows)) < 2 or found.leader is None:
         return found
     try:
         data = comparison.aligned(folder, rows, "accuracy")
@@ -67,7 +73,7 @@ def verdict(of: Standing) -> str:
     if of.leader is None:
         return "No setting has an accuracy that was reached without the test set."
     leader = of.rows[of.leader]
-    others = [at for at in range(len(of.rows)) if at != of.leader]
+    others = [at for at in ranked(of.rows) if at != of.leader]
     said = [_leads(leader, alone=not others)]
     tested = [at for at in others if of.letters[at] and of.letters[of.leader]]
     alike = [at for at in tested if shares(of.letters[at], of.letters[of.leader])]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fgbench import leaderboard
 from fgbench.leaderboard import Entry
 from fgbench.leaderboard.settings import by_table, front
-from fgbench.leaderboard.standing import Standing, shares, standing, untested, verdict
+from fgbench.leaderboard.standing import Standing, ranked, shares, standing, untested, verdict
 from fgbench.leaderboard.tables import interval
 from fgbench.report.page import pareto, rows
 from fgbench.report.page.details import Texts, table_details
@@ -114,7 +114,7 @@ class Maker:
 
 def certain(of: Standing) -> str:
     """In a few words, whether the leader of a table is one."""
-    others = len(of.rows) - 1
+    others = len(ranked(of.rows)) - 1
     if not others or of.leader is None:
         return "nothing to compare with"
     letters = [letter for at, letter in enumerate(of.letters) if at != of.leader and letter]
