@@ -17,7 +17,10 @@ Differences from paper and from code, each with its reason:
 * Whole images. The code crops CUB to the true boxes, at test too; the suite's protocols hand no box to a method.
 * Images for the projection come in the test view, as the code's do without augmentation.
 * While the last layer learns, batch norm stands still: else the patches that prototypes were projected on would move
-  away from them. (VGG, the paper's network, has no batch norm.)
+  away from them. (VGG, the paper's network, has no batch norm.) In the other stages it normalises by the batch, as the
+  code has it, and its moments move, also where its weights do not: with small batches the new layers then learn on maps
+  that a test never shows. ``still_norm: always`` keeps the moments throughout (``experiments/tracks/cub20_focus`` has
+  numbers).
 * A stage's frozen parameters get no gradient and no decay; their moments in the optimiser stand still. The code has
   an optimiser per stage, which is the same but for one thing: rates fall over all joint epochs (``optim.schedule``).
 * The separation is clipped by nothing; the code's mask caps distances at 128, which no sigmoid of 128 channels
@@ -125,6 +128,7 @@ class ProtoPNet(Method):
         last: share of the epochs after ``warm``, see ``timetable``.
         last_factor: learning rate of the last layer over ``optim.lr``.
         projections: of prototypes on training patches; 0 leaves them what they are (no pictures then).
+        still_norm: ``always``: batch norm keeps its moments in all stages; null: in the last one only.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -161,6 +165,7 @@ class ProtoPNet(Method):
         last: float = 0.3,
         last_factor: float = 1.0,
         projections: int = 3,
+        still_norm: Literal["always"] | None = None,
     ) -> None:
         super().__init__(num_outputs, target, optim)
         for name, value in {"per_class": per_class, "channels": channels, "parts": parts}.items():
@@ -190,6 +195,7 @@ class ProtoPNet(Method):
         self.per_class, self.parts = per_class, parts
         self.cluster, self.separation, self.off_class = cluster, separation, off_class
         self.warm, self.last, self.last_factor, self.projections = warm, last, last_factor, projections
+        self.still_norm = still_norm
         self.stage: Stage = "joint"
         self._nearest: Nearest | None = None
         self.register_buffer("own", own, persistent=False)
@@ -287,7 +293,7 @@ class ProtoPNet(Method):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's stage."""
         self.stage = self.timetable()[self.current_epoch].stage
-        self.backbone.train(self.stage != "last")
+        self.backbone.train(self.stage != "last" and self.still_norm is None)
 
     def on_train_epoch_end(self) -> None:
         """Group the prototypes, so that what is saved can show parts."""

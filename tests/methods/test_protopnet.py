@@ -117,6 +117,33 @@ def test_the_loss_is_its_terms_by_the_weights_of_the_paper():
     assert float(terms["off_class"]) == 0.5 * CLASSES * (CLASSES - 1) * PER_CLASS
 
 
+def test_loss_and_gradients_are_those_of_the_printed_equations_prototype_by_prototype():
+    method = make(channels=4).eval()
+    batch = method.on_after_batch_transfer(next(iter(loader())), 0)
+    with torch.no_grad():
+        x = method.backbone(batch.image).double().flatten(2).transpose(1, 2)
+    first, _, second = method.add_on
+    learnt = [first.weight, first.bias, second.weight, second.bias, method.prototypes]
+    given = [value.detach().double().requires_grad_() for value in learnt]
+    hidden = (x @ given[0][:, :, 0, 0].T + given[1]).clamp(min=0)
+    cells = 1 / (1 + torch.exp(-(hidden @ given[2][:, :, 0, 0].T + given[3])))
+    near = [((cells - prototype) ** 2).sum(2).min(1).values for prototype in given[4]]
+    of = [number // PER_CLASS for number in range(len(near))]
+    expected = torch.zeros(())
+    for row, label in enumerate(batch.target.tolist()):
+        alike = [torch.log((distance[row] + 1) / (distance[row] + 1e-4)) for distance in near]
+        logits = [sum(s if c == k else -0.5 * s for s, c in zip(alike, of, strict=True)) for k in range(CLASSES)]
+        cross_entropy = torch.stack(logits).exp().sum().log() - logits[label]
+        own = torch.stack([distance[row] for distance, c in zip(near, of, strict=True) if c == label]).min()
+        other = torch.stack([distance[row] for distance, c in zip(near, of, strict=True) if c != label]).min()
+        expected = expected + (cross_entropy + 0.8 * own - 0.08 * other) / len(batch.target)
+    loss = method.loss(batch)[0]
+    last_layer = 1e-4 * 0.5 * CLASSES * (CLASSES - 1) * PER_CLASS
+    assert loss.item() == pytest.approx(expected.item() + last_layer, abs=1e-5)
+    for got, wanted in zip(torch.autograd.grad(loss, learnt), torch.autograd.grad(expected, given), strict=True):
+        torch.testing.assert_close(got.double(), wanted.view_as(got), rtol=1e-3, atol=1e-5)
+
+
 def test_a_step_on_separation_alone_moves_other_classes_prototypes_away():
     method = make(cluster=0.0, separation=1.0, off_class=0.0).eval()
     batch = method.on_after_batch_transfer(next(iter(loader())), 0)
