@@ -158,6 +158,18 @@ def test_a_step_on_separation_alone_moves_other_classes_prototypes_away():
     assert terms.keys() == {"classification", "cluster", "separation", "off_class"}
 
 
+@pytest.mark.parametrize(("still_norm", "moves"), [(None, True), ("always", False)])
+def test_batch_norm_keeps_its_moments_in_all_stages_if_asked_and_in_warm_moves_them_if_not(tmp_path, still_norm, moves):
+    look = PerEpoch()
+    fit(tmp_path, make(still_norm=still_norm), epochs=3, callbacks=[look])
+    assert [entry.stage for entry in timetable(3, 0.25, 0.5, 1)] == ["warm", "joint", "last"]
+    moments = [name for name in look.states[0] if "running_" in name]
+    assert moments
+    for before, after in pairwise(look.states):
+        same = all(torch.equal(before[name], after[name]) for name in moments)
+        assert same != moves
+
+
 @pytest.mark.parametrize(("epochs", "projections"), [(1, 3), (2, 3), (7, 2), (30, 3), (100, 0)])
 def test_a_timetable_has_every_epoch_once_and_projects_after_joint_ones(epochs, projections):
     table = timetable(epochs, 0.1, 0.3, projections)
