@@ -82,8 +82,12 @@ class RepeatableEpochs(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A stream of its own for each seed, epoch and process."""
-        stream = (self.seed * 1_000_003 + trainer.current_epoch) * 4096 + trainer.global_rank
+        """A stream of its own for each seed and epoch, and the same in all processes.
+
+        A method that draws, draws for the union batch in each of them and takes its share: an image then gets the same
+        numbers however many processes there are.
+        """
+        stream = (self.seed * 1_000_003 + trainer.current_epoch) * 4096
         torch.manual_seed(stream % 2**63)
 
 

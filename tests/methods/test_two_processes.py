@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fgbench.layers.batchnorm import convert_sync_batchnorm
 from fgbench.losses import LGM, ASoftmax, Center, MutualChannel
 from fgbench.methods import METHODS, Optim
+from fgbench.resume import RepeatableEpochs
 from fgbench.types import Batch
 
 WORLD, STEPS, BATCH = 2, 3, 8
@@ -80,6 +82,7 @@ def train(name, target, rank=None):
         loss_of = DistributedDataParallel(convert_sync_batchnorm(loss_of))
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)
     first = {}
+    RepeatableEpochs(0).on_train_epoch_start(SimpleNamespace(current_epoch=0, global_rank=rank or 0), method)
     for step in range(STEPS):
         data = batch(step, target, rank)
         optimizer.zero_grad()
