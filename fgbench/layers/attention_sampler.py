@@ -251,12 +251,15 @@ def write_back(
         Maps with ``FINER`` times the cells per side, but no more than the image has pixels.
     """
     cells = [min(FINER * side, pixels) for side, pixels in zip(maps.shape[2:], image.shape[2:], strict=True)]
+    if convention == "official":  # the outermost cells reach to the edges, in maps of any convention
+        sides = torch.tensor([image.shape[3], image.shape[2]], device=grid.device)
+        grid = ((grid + 1) * (sides - 1) + 1) / sides - 1
     with torch.enable_grad(), torch.autocast(image.device.type, enabled=False):
         values = torch.nn.functional.interpolate(maps.float(), grid.shape[1:3], mode="bilinear", align_corners=False)
         values = torch.cat([values, torch.ones_like(values[:, :1])], 1).detach()
         empty = values.new_zeros(len(maps), values.shape[1], *cells, requires_grad=True)
         # Reading is linear, so its gradient writes: what was read from a cell with some weight goes back with it.
-        (written,) = torch.autograd.grad(read(empty, grid.detach(), convention), empty, values)
+        (written,) = torch.autograd.grad(read(empty, grid.detach()), empty, values)
     return written[:, :-1] / written[:, -1:].clamp(min=1e-6)
 
 

@@ -22,6 +22,7 @@ from fgbench.layers.attention_sampler import (
     sample,
     sampling_positions,
     uniform_positions,
+    write_back,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -334,6 +335,23 @@ def test_panels_hold_points_in_pixels_of_the_image(convention):
     torch.testing.assert_close(found["points"][:, 0, 1].double(), rows[0] + 0.5, rtol=0, atol=1e-4)
     torch.testing.assert_close(found["points"][0, :, 0].double(), columns[0] + 0.5, rtol=0, atol=1e-4)
     assert float(found["rows"].mean()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("convention", ["centred", "official"])
+def test_what_was_read_somewhere_is_written_back_there_to_a_tenth_of_a_pixel(convention):
+    """Each sampled pixel carries its own place in the image; cells of 4 x 3 pixels get what lies at their centres."""
+    size = (64, 96)
+    rows = torch.linspace(0, 63, 320, dtype=torch.float64)[None]
+    columns = torch.linspace(0, 95, 480, dtype=torch.float64)[None]
+    places = torch.stack([(rows[0, :, None] + 0.5).expand(320, 480), (columns[0] + 0.5).expand(320, 480)]).float()[None]
+    coarse = interpolate(places, (4, 8), mode="area")  # a map of the backbone; 16 x 32 cells are written
+    grid = grid_of(rows, columns, size, convention)
+    written = write_back(coarse, grid, torch.zeros(1, 3, *size), convention)[0]
+    assert written.shape == (2, 16, 32)
+    y, x = (torch.arange(16) + 0.5) * 4, (torch.arange(32) + 0.5) * 3
+    inside = (slice(3, 13), slice(3, 29))  # half a cell of the coarse map from the border it is constant
+    assert float((written[0] - y[:, None])[inside].abs().max()) < 0.1
+    assert float((written[1] - x)[inside].abs().max()) < 0.1
 
 
 def test_an_image_of_one_pixel_and_one_cell_is_itself():
