@@ -82,13 +82,22 @@ def test_large_logits_do_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"data_digest": "other"}, "data_digest"), ({"dataset": "toybirds"}, "dataset")]
+    ("change", "message"),
+    [
+        ({"data_digest": "other"}, "data_digest is other, but d"),
+        ({"dataset": "toybirds"}, "dataset is toybirds, but cub200"),
+        ({"classes": 20}, "classes is 20, but 5"),
+        ({"images": 3}, "n_eval is 3, but 4"),
+        ({"target": np.ones(4, int)}, "another target"),
+    ],
 )
-def test_runs_on_other_images_are_refused(tmp_path, change, message):
-    target, z = np.zeros(4, int), np.zeros((4, 5), np.float32)
-    folders = [run(tmp_path, 0, z, target), run(tmp_path, 1, z, target, **change)]
-    with pytest.raises(ResultError, match=message):
-        ensemble(folders)
+def test_runs_on_other_images_or_classes_are_refused(tmp_path, change, message):
+    change = {**change}
+    first = run(tmp_path, 0, np.zeros((4, 5), np.float32), np.zeros(4, int))
+    target = change.pop("target", np.zeros(change.pop("images", 4), int))
+    second = run(tmp_path, 1, np.zeros((len(target), change.get("classes", 5)), np.float32), target, **change)
+    with pytest.raises(ResultError, match=rf"run1: .*{message}"):
+        ensemble([first, second])
 
 
 def test_other_image_ids_missing_files_and_repeated_runs_are_refused(tmp_path):

@@ -42,6 +42,25 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda v: matrix_sqrt(covariance(v)), x)
 
 
+def test_gradients_approach_those_of_the_root_by_eigenvalues():
+    """The root itself, of eigenvalues and vectors in float64: torch differentiates those on its own."""
+    x = torch.randn(2, 6, 40, dtype=torch.float64)
+    weight = torch.randn(2, 6, 6, dtype=torch.float64)
+
+    def root(matrix):
+        values, vectors = torch.linalg.eigh(matrix)
+        return vectors @ torch.diag_embed(values.sqrt()) @ vectors.mT
+
+    found, expected, five = [], [], []
+    for made, put in ((lambda m: matrix_sqrt(m, 30), found), (root, expected), (matrix_sqrt, five)):
+        features = x.clone().requires_grad_()
+        (made(covariance(features)) * weight).sum().backward()
+        put.append(features.grad)
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-8, atol=1e-10)
+    # the paper's five iterations are not there yet for the small eigenvalues
+    assert float((five[0] - expected[0]).norm() / expected[0].norm()) < 0.15
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-8, 1.0, 1e4])
 def test_gradients_are_finite_for_any_size_of_features_and_fewer_cells_than_channels(scale):
     x = (scale * torch.randn(2, 64, 9)).requires_grad_()
