@@ -65,17 +65,18 @@ def attention_trunk(arch: str, weights: str | None, stages: int | None = None, s
     """A backbone that has no more than a stride: others are removed, of the last stage, the last but two, and so on.
 
     Raises:
-        ValueError: the first stage alone has more.
+        ValueError: what stays has more.
     """
-    strides = ARCHITECTURES[arch].strides[:stages] if arch in ARCHITECTURES else (1,)  # Backbone knows what to say
-    excess, number, chosen = strides[-1] // stride, len(strides) - 1, []
-    while excess > 1 and number > 0:
+    known = ARCHITECTURES[arch].strides[:stages] if arch in ARCHITECTURES else ()
+    strides = known or (1,)  # of what there is not, Backbone knows what to say
+    reached, number, chosen = strides[-1], len(strides) - 1, []
+    while reached > stride and number > 0:
         if strides[number] > strides[number - 1]:
             chosen.append(number)
-            excess //= strides[number] // strides[number - 1]
+            reached //= strides[number] // strides[number - 1]
             number -= 1
         number -= 1
-    if excess > 1:
+    if reached > stride:
         raise ValueError(f"attention_stride is {stride}; the least that {arch} can have with these stages is more")
     return Backbone(arch, weights, stages=stages, unstrided=tuple(sorted(chosen)))
 

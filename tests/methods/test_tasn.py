@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fgbench.backbones import Backbone
+from fgbench.backbones import Backbone, save_weights
 from fgbench.layers import attention_sampler, trilinear
 from fgbench.losses import LGM, ArcFace, Center, Focal, MutualChannel
 from fgbench.losses.distillation import distillation_loss
@@ -70,7 +70,9 @@ def test_the_attention_net_is_a_resnet18_of_28_cells_with_its_weights_as_they_we
 @pytest.mark.parametrize(
     ("arch", "stages", "strides"),
     [
-        ("vgg16", None, (1, 2, 4, 8, 8)),
+        ("resnet50", None, (4, 4, 4, 8, 8)),
+        ("resnet101", None, (4, 4, 4, 8, 8)),
+        ("vgg19", None, (1, 2, 4, 8, 8)),
         ("mobilenet_v2", None, (2, 4, 4, 8, 8)),
         ("mobilenet_v2", 4, (2, 4, 8, 8)),
         ("squeezenet1_1", None, (2, 4, 8, 8)),
@@ -86,9 +88,33 @@ def test_every_trunk_gives_a_map_of_stride_8(arch, stages, strides):
     assert cells == ((8, 8) if arch != "squeezenet1_1" else (7, 7))
 
 
-def test_a_stride_that_no_trunk_has_is_refused():
-    with pytest.raises(ValueError, match="attention_stride is 1"):
-        attention_trunk("resnet_nano", None, None, 1)
+def test_a_trunk_takes_the_weights_of_the_whole_network_and_is_not_dilated(tmp_path):
+    whole = Backbone("mobilenet_v2")
+    save_weights(whole, tmp_path / "weights.safetensors", "drawn")
+    trunk = attention_trunk("mobilenet_v2", str(tmp_path / "weights.safetensors"))
+    assert list(trunk.state_dict()) == list(whole.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), whole.state_dict().values(), strict=True))
+    assert {m.dilation for m in trunk.modules() if isinstance(m, nn.Conv2d)} == {(1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("stride", "strides"), [(4, (2, 2, 4, 4)), (8, (2, 4, 8, 8)), (12, (2, 4, 8, 8)), (64, (2, 4, 8, 16))]
+)
+def test_a_trunk_has_no_more_than_the_stride_that_is_asked_for(stride, strides):
+    assert attention_trunk("resnet_nano", None, None, stride).strides == strides
+
+
+@pytest.mark.parametrize("stride", [3, 1, 0, -8])
+def test_a_stride_that_no_trunk_has_is_refused(stride):
+    with pytest.raises(ValueError, match=f"attention_stride is {stride}"):
+        attention_trunk("resnet_nano", None, None, stride)
+
+
+def test_what_is_no_trunk_is_refused_by_name():
+    with pytest.raises(ValueError, match="stages 1 to 4"):
+        attention_trunk("resnet_nano", None, 0)
+    with pytest.raises(ValueError, match="no backbone 'resnet19'"):
+        attention_trunk("resnet19", None)
 
 
 # ---- gradients and loss
