@@ -9,10 +9,10 @@ Paper: Zheng, Fu, Zha & Luo, Looking for the Devil in the Details: Learning Tril
 Fine-grained Image Recognition, CVPR 2019. Code by the authors: github.com/researchmm/tasn (MXNet; an unfinished PyTorch
 port), used as a reference only.
 
-``PRESETS`` says which value comes from the paper and which from the authors' code. Parts: the attention channels,
-hundreds, grouped into ``parts`` by a rule without labels (``layers.trilinear.group_channels``): channels whose maps
-overlap, averaged over training, go together. A part's map is its channels' average less the average of all, cut at
-zero, in units of the largest feature. This is ours; the paper evaluates no parts.
+``tasn_recipe.PRESETS`` says which value comes from the paper and which from the authors' code. Parts: the attention
+channels, hundreds, grouped into ``parts`` by a rule without labels (``layers.trilinear.group_channels``): channels
+whose maps overlap, averaged over training, go together. A part's map is its channels' average less the average of all,
+cut at zero, in units of the largest feature. This is ours; the paper evaluates no parts.
 
 Differences from paper and from code, each with its reason:
 
@@ -32,7 +32,8 @@ Differences from paper and from code, each with its reason:
   layers, which otherwise keep the trunk's channels. VGG-19's pools become 3 x 3 of stride 1.
 * Where an image is not square both sides are scaled alike; the paper has squares only.
 * ``self`` attention: softmax(X^T X / sqrt(c)), a map for each cell, after the paper it cites. Ranked selection, the
-  binarised attention of the uniform sampler: the paper gives no formula; see ``layers``.
+  binarised attention of the uniform sampler: the paper gives no formula; see ``layers``. The latter binarises the map
+  before its power, which the other two samplers apply.
 * ``head: isqrt_*`` keeps the stride of the backbone's last stage removed, as its paper does.
 * Attributes: cross-entropies become binary, softened probabilities sigmoids. The paper has classes only.
 * ``loss`` (ours) puts another last layer of exclusive classes, and its loss, in place of every classifier: of the
@@ -44,7 +45,7 @@ Differences from paper and from code, each with its reason:
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,7 @@ from fgbench.losses import Head as LossHead
 from fgbench.losses.distillation import distillation_loss
 from fgbench.methods.attention_net import AttentionNet, attention_trunk, make_classifier, scaled
 from fgbench.methods.base import Method, Optim
+from fgbench.methods.tasn_recipe import make_recipe
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
@@ -68,29 +70,6 @@ SHOWN = 9  # channels in the figure of channels; Figure 5 of the paper
 MEMORY = 0.99  # of the running overlap of channels
 
 Seen = tuple[nn.Module, Tensor, Tensor]  # a classifier, the vectors that it sees, the maps that they are of
-
-
-class Recipe(NamedTuple):
-    """What paper and code do differently; terms of the loss are means over images."""
-
-    gain: float  # factor in the spatial softmax
-    structure_power: float  # of the averaged attention, before sampling
-    dedup: bool  # equal attention maps (of dead channels) count once
-    detach_teacher: bool  # no gradient from the distillation to the detail's answer
-    attention_weight: float  # loss of the attention net's classifier
-    stream_weight: float  # loss of each stream's own classifier
-    shared_weight: float  # loss of the classifier that both streams share, on each; 0: there is none
-    distillation_weight: float
-    temperature: float
-
-
-PRESETS = {
-    # No temperature and no square in the text; each classifier's loss counts one, lambda is 2, T is 10 (section 4.1).
-    # "Sharing of fully connected layers is optional": not shared. The teacher is detached: usual, not said.
-    "paper": Recipe(1.0, 1.0, False, True, 1.0, 1.0, 0.0, 2.0, 10.0),
-    # MXNet: gain 7, squared map, five cross-entropies, prediction by the shared classifier, gradient to the teacher.
-    "official": Recipe(7.0, 2.0, True, False, 1.0, 0.5, 0.5, 1.0, 10.0),
-}
 
 
 class TASN(Method):
@@ -109,7 +88,7 @@ class TASN(Method):
         attention_channels: of the dilated layers; null for as many as the trunk has.
         attention_size: short side at which the attention net sees the image, pixels.
         sampled: short side of the sampled images, pixels: the resolution of the paper's tables.
-        preset: where paper and code differ (``PRESETS``); the five arguments after it change single values.
+        preset: where paper and code differ (``tasn_recipe.PRESETS``); the five arguments after it change single values.
         gain: null, or the factor in the spatial softmax.
         structure_power: null, or the power of the averaged attention.
         detach_teacher: null, or whether distillation leaves the detail stream alone.
@@ -174,21 +153,17 @@ class TASN(Method):
             raise ValueError(
                 "attention_weights are those of attention_backbone, which is null: the backbone's are used"
             )
-        changes: dict[str, Any] = {
-            "gain": gain,
-            "structure_power": structure_power,
-            "detach_teacher": detach_teacher,
-            "distillation_weight": distillation_weight,
-            "temperature": temperature,
-        }
-        self.recipe = PRESETS[preset]._replace(**{name: x for name, x in changes.items() if x is not None})
-        if min(self.recipe.gain, self.recipe.structure_power, self.recipe.temperature) <= 0:
-            raise ValueError("gain, structure_power and temperature must be above 0")
-        if self.recipe.distillation_weight < 0 or details < 1 or min(attention_size, sampled) < 16:
+        self.recipe = make_recipe(
+            preset,
+            gain=gain,
+            structure_power=structure_power,
+            detach_teacher=detach_teacher,
+            distillation_weight=distillation_weight,
+            temperature=temperature,
+        )
+        if details < 1 or min(attention_size, sampled) < 16:
             raise ValueError(
-                f"distillation_weight={self.recipe.distillation_weight}, details={details}, "
-                f"attention_size={attention_size}, sampled={sampled}: "
-                "need a weight of at least 0, 1 detail, and 16 pixels"
+                f"details={details}, attention_size={attention_size}, sampled={sampled}: need 1 detail and 16 pixels"
             )
         unstrided = () if head == "average" else (-1,)
         self.backbone = Backbone(backbone, weights, unstrided=unstrided, mean=mean, std=std)
@@ -276,23 +251,20 @@ class TASN(Method):
         details: int,
         losses: Mapping[str, tuple[Tensor, dict[str, Tensor]]] = MappingProxyType({}),
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Several details of an image share the weight of one; logits without a loss of their own have the usual."""
-        recipe, terms = self.recipe, {}
-        further = {f"{name}_{term}": value for name, (_, own) in losses.items() for term, value in own.items()}
-        for name, scores in logits.items():
-            weight = recipe.attention_weight if name == "attention" else recipe.stream_weight
-            weight = recipe.shared_weight if name.startswith("shared") else weight
-            weight = weight / details if "part" in name else weight
-            loss = losses[name][0] if name in losses else self.classification_loss(scores, batch)
-            terms[name] = (weight, loss)
-        if self.streams == "both" and recipe.distillation_weight:
+        """The weighted sum and its terms; logits without a loss of their own have the usual."""
+        terms = {
+            name: losses[name][0] if name in losses else self.classification_loss(scores, batch)
+            for name, scores in logits.items()
+        }
+        if self.streams == "both" and self.recipe.distillation_weight:
             for number in range(details):
                 teacher = logits[f"part{number}"]
-                teacher = teacher.detach() if recipe.detach_teacher else teacher
-                term = distillation_loss(logits["master"], teacher, recipe.temperature, self.target)
-                terms[f"distillation{number}"] = (recipe.distillation_weight / details, term)
-        total = torch.stack([weight * term for weight, term in terms.values()]).sum()
-        return total, {name: term.detach() for name, (_, term) in terms.items()} | further
+                teacher = teacher.detach() if self.recipe.detach_teacher else teacher
+                found = distillation_loss(logits["master"], teacher, self.recipe.temperature, self.target)
+                terms[f"distillation{number}"] = found
+        total = torch.stack([self.recipe.weight(name, details) * term for name, term in terms.items()]).sum()
+        further = {f"{name}_{term}": value for name, (_, own) in losses.items() for term, value in own.items()}
+        return total, {name: term.detach() for name, term in terms.items()} | further
 
     # ---- attention
 

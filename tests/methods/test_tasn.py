@@ -14,7 +14,7 @@ from fgbench.losses import LGM, ArcFace, Center, Focal, MutualChannel
 from fgbench.losses.distillation import distillation_loss
 from fgbench.methods import TASN, Optim
 from fgbench.methods.attention_net import AttentionNet, attention_trunk
-from fgbench.methods.tasn import PRESETS
+from fgbench.methods.tasn_recipe import PRESETS
 from fgbench.metrics.pointing_game import most_salient
 from fgbench.types import Batch
 
