@@ -202,7 +202,7 @@ class MutualChannelLoss(nn.Module):
         if not 0 < keep <= 1:
             raise ValueError(f"keep is {keep}; it is the share of a class's channels that is kept, above 0 and up to 1")
         self.blocks, self.keep, self.norm = group_blocks(channels, classes), keep, norm
-        # The same stream in all processes, which differ in torch's own generator; the count goes into checkpoints.
+        # The same stream in all processes, whatever they draw from torch's generator; the count goes into checkpoints.
         self.seed, self.stage, self.drawn = torch.initial_seed() % 2**63, stage, 0
 
     def draw(self, device: torch.device) -> tuple[Int[Tensor, "_ _"], ...]:
