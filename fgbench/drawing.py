@@ -11,7 +11,7 @@ from pathlib import Path
 def add(figure: argparse.ArgumentParser) -> None:
     """``fgbench figure <kind> ... --output FILE``."""
     kinds = figure.add_subparsers(dest="action", required=True, metavar="KIND")
-    curves = kinds.add_parser("curves", help="accuracy after each epoch, of runs that validated")
+    curves = kinds.add_parser("curves", help="accuracy after each epoch, of runs that validated; seeds together")
     curves.add_argument("results", type=Path, nargs="+", help="result files: leaderboard/results/<dataset>/<name>.json")
     channels = kinds.add_parser("channels", help="channels of a class without and with a loss on them")
     channels.add_argument("before", type=Path, help="run folder of variant only_classifier")
@@ -56,12 +56,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _curves(options: argparse.Namespace) -> None:
-    from fgbench.report.channel_figures import write_curves
+    from fgbench.leaderboard import entries
+    from fgbench.report.curve_figures import write_curves
     from fgbench.result import read_result
 
-    results = [read_result(path) for path in options.results]
-    curves = {result.name: result.history.get("val_accuracy", []) for result in results}
-    write_curves(options.output, {name: curve for name, curve in curves.items() if curve})
+    write_curves(options.output, entries(read_result(path) for path in options.results))
 
 
 def _steps(options: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """Configuration: merging, refusals, digests."""
 
+import csv
 import functools
 import subprocess
 import sys
@@ -78,6 +79,25 @@ def test_the_recipe_from_scratch_is_the_papers(method, track):
     assert (test.shape(375, 500), test.crop, test.is_random) == ((224, 224), "none", False)
     assert data["locate_view"] is None
     assert data["batch_size"] == 32
+
+
+def test_every_number_of_the_tables_from_scratch_is_a_cell():
+    with (cells.ROOT / "leaderboard/published.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["paper"] == "Chang et al., arXiv 2102.00367"]
+    found = {
+        Cell(row["method_file"], row["dataset"], variant=row["variant"], track=f"scratch+{row['backbone']}")
+        for row in rows
+    }
+    assert (len(rows), len(found)) == (150, 136)  # Table IV repeats II; VII and VIII repeat V and VI
+    for cell in found:
+        networks = [path for path in cells.files_of(cell) if path.parent.parent.name == "tracks"]
+        assert [path.stem for path in networks] == [cell.method]
+    for dataset in {cell.dataset for cell in found} - {"cub200"}:  # whose protocols are the least like the papers'
+        tree = resolve(Cell("tdsa", dataset, variant="xi2", track="scratch+resnet18")).tree
+        view = tree["data"]["init_args"]["train_view"]
+        assert [view[key] for key in ("resize", "size", "pad", "crop_size", "brightness")] == ["squash", 224, 4, 224, 0]
+        assert (tree["data"]["init_args"]["batch_size"], tree["trainer"]["max_epochs"]) == (32, 300)
+        assert (tree["method"]["init_args"]["xi"], tree["method"]["init_args"]["weights"]) == (2, None)
 
 
 @pytest.mark.parametrize("steps", [18, 187, 254, 4000])  # of an epoch

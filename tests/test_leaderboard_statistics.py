@@ -391,6 +391,18 @@ def test_the_terminal_shows_settings_groups_and_gaps(
     assert "accuracy: baseline is better (crossed t, unit: images and seeds, 40 images)" in re.sub(r"\s+", " ", text)
 
 
+def test_the_terminal_marks_what_was_chosen_on_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    for method, selection in (("fair", "last"), ("peeked", "legacy_best_on_test")):
+        add(tmp_path, method, selection=selection, track="custom")
+    assert fgbench("show", "--folder", str(tmp_path)) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line.startswith("peeked (chosen on the test set) ") for line in lines].count(True) == 1
+    assert [line.startswith("fair  ") for line in lines].count(True) == 1
+
+
 def test_verbs_end_with_the_right_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

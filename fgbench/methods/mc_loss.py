@@ -10,9 +10,8 @@ The total loss, in one place (``MCLoss.total``)::
 
     loss of the last layer (cross-entropy)
     + discriminality * softmax cross-entropy of the kept channels' peaks
-    + diversity      * (1 - h / size)                                       norm: size, the code's; or
-    + diversity      * (-h)                                                 norm: none, the paper's, size times as
-    strong
+    + diversity      * (1 - h / size)             norm: size, the code's; or
+    + diversity      * (-h)                       norm: none, the paper's, size times as strong
 
 In the paper's symbols ``discriminality`` is mu and ``diversity`` is mu times lambda. What acts on ``h`` itself is
 ``diversity / size`` with the code's norm: 20 / 3 from scratch.

@@ -95,8 +95,7 @@ class TDSA(MCLoss):
 
     Args:
         mid: where the earlier channels come from: ``own``, the network's; ``widen``, its stage is made as wide as
-        needed;
-            ``inline``, a 1 x 1 convolution between the two stages; ``side``, one that feeds the loss only.
+            needed; ``inline``, a 1 x 1 convolution between the two stages; ``side``, one that feeds the loss only.
         xi: earlier channels per last channel, 1 to 5 in the paper; not with ``own``.
         attention: false leaves the gate out (ablation).
         upsample: of the gate to the size of the earlier map.

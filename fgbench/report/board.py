@@ -113,7 +113,8 @@ def _print_table(
         table.add_column("gap", justify="right", no_wrap=True)
         table.add_column("p", justify="right", no_wrap=True, min_width=5)
     for at, entry in enumerate(rows):
-        cells = [entry.label, *(str(getattr(entry.run, name)) for name in own), str(len(entry.runs))]
+        name = entry.label if entry.honest else f"{entry.label} (chosen on the test set)"
+        cells = [name, *(str(getattr(entry.run, name)) for name in own), str(len(entry.runs))]
         for index, name in enumerate(names):
             cells.append(cell_of(entry, name) if wide or columns or index == 0 else _mean(entry, name))
             cells += [interval(entry, name)] if index == 0 and wide and not columns else []

@@ -1,12 +1,12 @@
-"""Pictures of channels that belong to classes, and of how accuracies grow: arrays in, PNG out; no torch.
+"""Pictures of channels that belong to classes: arrays in, PNG out; no torch.
 
-After Chang et al., arXiv 2102.00367: ``write_channels`` is Figure 6, ``write_before_after`` Figure 3a, ``write_curves``
-Figure 5. A map is shown as it is, without Grad-CAM: resized bilinearly to the image, its own minimum to maximum through
-a colour map. Finer maps are shown before the gate, which would put a part of the coarser map into the picture.
+After Chang et al., arXiv 2102.00367: ``write_channels`` is Figure 6, ``write_before_after`` Figure 3a. A map is shown
+as it is, without Grad-CAM: resized bilinearly to the image, its own minimum to maximum through a colour map. Finer maps
+are shown before the gate, which would put a part of the coarser map into the picture.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,33 +86,6 @@ def write_before_after(path: Path, before: Sequence[Example], after: Sequence[Ex
             _framed(line[1 + count + p], second, _parts(second)[p], COARSE)
     axes[0, 1].set_title("without\n\n", fontsize=7)
     axes[0, 1 + count].set_title("with the loss\n\n", fontsize=7)
-    _save(figure, path, title)
-
-
-def write_curves(path: Path, curves: Mapping[str, Sequence[float]], title: str = "") -> None:
-    """Accuracy after each epoch, a line per run.
-
-    Args:
-        path: the PNG file.
-        curves: by label, percent after epochs 1, 2, ...
-        title: line above.
-
-    Raises:
-        ValueError: there is nothing to draw.
-    """
-    if not any(len(values) for values in curves.values()):
-        raise ValueError(f"{path}: no run has an accuracy per epoch")
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
-    for index, (label, values) in enumerate(curves.items()):
-        style = "-" if index < len(colours) else "--"
-        axis.plot(range(1, len(values) + 1), values, style, color=colours[index % len(colours)], label=label, lw=1.2)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("accuracy, %")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path, title)
 
 

@@ -1,10 +1,10 @@
-"""Channel sheets show what they say, in the right frames; curves show every run."""
+"""Channel sheets show what they say, in the right frames."""
 
 import cv2
 import numpy as np
 import pytest
 
-from fgbench.report.channel_figures import map_overlay, write_before_after, write_channels, write_curves
+from fgbench.report.channel_figures import map_overlay, write_before_after, write_channels
 from fgbench.report.figures import Example
 
 RNG = np.random.default_rng(0)
@@ -70,13 +70,6 @@ def test_before_and_after_must_be_of_the_same_images(tmp_path):
     assert count_frames(tmp_path / "a.png")[0] == 6
     with pytest.raises(ValueError, match="same images"):
         write_before_after(tmp_path / "b.png", [example(0)], [example(1)])
-
-
-def test_curves_need_a_run_that_validated(tmp_path):
-    write_curves(tmp_path / "a.png", {"one": [10.0, 20.0], "two": [15.0]})
-    assert (tmp_path / "a.png").stat().st_size > 1000
-    with pytest.raises(ValueError, match="accuracy per epoch"):
-        write_curves(tmp_path / "b.png", {})
 
 
 def test_nothing_to_draw_is_said(tmp_path):
