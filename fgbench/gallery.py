@@ -7,7 +7,6 @@ May import: every room below it, pictures. Must not import: cli. Reads: run fold
 """
 
 import base64
-import html
 import io
 import json
 from collections import Counter
@@ -23,8 +22,7 @@ from PIL import Image
 from fgbench import run
 from fgbench.explain import ExplainerError, parse
 from fgbench.pictures import load, shown_by, split_items
-from fgbench.report.explanation import short
-from fgbench.report.figures import Example, part_overlay, saliency_overlay
+from fgbench.report.figures import Example, part_overlay, saliency_overlay, short
 from fgbench.result import from_json, write_atomically
 
 TEMPLATE = Path(__file__).parent / "report" / "gallery.html.j2"
@@ -45,6 +43,7 @@ class Cell:
 class Column:
     """One run, or one of its explainers."""
 
+    dataset: str
     title: str
     lines: tuple[str, ...]
     examples: Sequence[Example]
@@ -126,7 +125,9 @@ def make_column(folder: Path, explainer: str, examples: int) -> Column:
     method = trained.name.rsplit(".", 2)[0]  # without digest and seed
     title = method if explainer == run.OWN else f"{method} + {explainer}"
     key = (trained.data.digest(), tuple(example.image_id for example in found))
-    return Column(title, (trained.name, *lines), found, [_cell(example) for example in found], key)
+    return Column(
+        str(trained.data.name), title, (trained.name, *lines), found, [_cell(example) for example in found], key
+    )
 
 
 def _cell(example: Example) -> Cell:
@@ -152,7 +153,6 @@ def page(columns: Sequence[Column]) -> str:
     """The HTML; equal columns make an equal page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)  # fmt: skip
-    dataset = html.escape(columns[0].lines[0])
     rows = [
         {
             "id": example.image_id,
@@ -163,5 +163,5 @@ def page(columns: Sequence[Column]) -> str:
         for index, example in enumerate(columns[0].examples)
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        columns=columns, rows=rows, dataset=dataset
+        columns=columns, rows=rows, dataset=columns[0].dataset
     )

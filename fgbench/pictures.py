@@ -29,7 +29,7 @@ from fgbench.explain.gradients import tap
 from fgbench.methods import MCLoss, Method
 from fgbench.report import channel_figures, method_figures
 from fgbench.report.explanation import Contributions, Explanation, Neighbour, write_explanation
-from fgbench.report.figures import Example, write_sheet
+from fgbench.report.figures import Example, short, write_sheet
 from fgbench.result import write_atomically
 from fgbench.types import Batch
 
@@ -121,11 +121,8 @@ def explain(
     write_sheet(paths[0], shown, title)
     for one in found:
         name = Path(one.example.name).stem if one.example.name else f"image{one.example.image_id}"
-        path = output / f"{name}.png"
-        if path in paths:
-            path = output / f"{name}-{len(paths)}.png"
-        write_explanation(path, one, title)
-        paths.append(path)
+        paths.append(free_path(output, name, paths))
+        write_explanation(paths[-1], one, title)
     if explainer == run.OWN:
         with trained.as_tested():
             write_method_figures(output, title, trained.method, shown, trained.data)
@@ -134,6 +131,19 @@ def explain(
             paths.append(output / "figures" / "channels.png")
             channel_figures.write_channels(paths[-1], shown[:CHANNEL_EXAMPLES], title)
     return paths
+
+
+def free_path(folder: Path, name: str, taken: Sequence[Path]) -> Path:
+    """A PNG file of this name, or of the first number behind it that is not taken: folders hold pictures of one name.
+
+    Names that differ in case only are one file on many disks.
+    """
+    known = {path.name.lower() for path in taken}
+    number, found = 1, f"{name}.png"
+    while found.lower() in known:
+        number += 1
+        found = f"{name}-{number}.png"
+    return folder / found
 
 
 def read_all(pictures: Sequence[Path]) -> list[np.ndarray]:
@@ -197,7 +207,15 @@ def explanation_of(trained: Trained, item: Batch, name: str) -> Explanation:
     probabilities = logits.sigmoid()[0] if data.target == "attributes" else logits.softmax(1)[0]
     top = probabilities.topk(min(ANSWERS, len(probabilities)))
     answers = [(data.label_names[k], p) for k, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return Explanation(example, answers, contributions_of(trained, batch, logits))
+    true = None if name else true_names(item.target, data.label_names)
+    return Explanation(example, answers, contributions_of(trained, batch, logits), true=true)
+
+
+def true_names(target: Tensor, names: Sequence[str]) -> tuple[str, ...]:
+    """The class of an image, or the attributes that are there."""
+    if not target.ndim:
+        return (names[int(target)],)
+    return tuple(name for name, there in zip(names, target.tolist(), strict=True) if there)
 
 
 def contributions_of(trained: Trained, batch: Batch, logits: Float[Tensor, "1 k"]) -> Contributions:
@@ -215,7 +233,9 @@ def contributions_of(trained: Trained, batch: Batch, logits: Float[Tensor, "1 k"
     values = added[0].float().cpu().numpy()
     if method.contribution == "attention":
         return Contributions(values, "share of the attention")
-    return Contributions(values, f"of the logit {float(logits.amax()):.2f}", float(logits.amax()))
+    whole = float(logits.amax())
+    of = f" of {short(trained.data.label_names[int(index)], 18)}," if trained.data.target == "attributes" else ""
+    return Contributions(values, f"of the logit{of} {whole:.2f}", whole)
 
 
 # ---- neighbours
@@ -283,11 +303,8 @@ def neighbours(trained: Trained, features: Float[Tensor, "b d"]) -> list[list[Ne
 
 
 def _neighbour(item: Batch, names: Sequence[str], distance: float) -> Neighbour:
-    there = item.target.ndim and ", ".join(name for name, x in zip(names, item.target.tolist(), strict=True) if x)
-    label = str(there) if item.target.ndim else names[int(item.target)]
-    return Neighbour(
-        item.image.permute(1, 2, 0).numpy(), label, max(distance, 0.0), float(item.frame[4] / item.frame[0])
-    )
+    label = ", ".join(true_names(item.target, names))
+    return Neighbour(item.image.permute(1, 2, 0).numpy(), label, max(distance, 0.0), float(item.aspect))
 
 
 def shown_by(trained: Trained, items: Sequence[tuple[Batch, str]]) -> list[Example]:

@@ -242,6 +242,20 @@ def test_a_run_that_reads_prepared_rows_is_explained_and_probed_from_pixels(cell
     assert {"insertion", "deletion", "sanity_rank", "part_stability_agnostic"} <= found["numbers"].keys()
 
 
+def test_no_picture_takes_the_file_of_another(tmp_path):
+    taken = [tmp_path / "sheet.png"]
+    for name in ("a-3", "a", "a", "A", "sheet", "a", "a-2"):
+        taken.append(pictures.free_path(tmp_path, name, taken))
+    assert [path.name for path in taken] == [
+        "sheet.png", "a-3.png", "a.png", "a-2.png", "A-4.png", "sheet-2.png", "a-5.png", "a-2-2.png"
+    ]  # fmt: skip
+
+
+def test_an_attribute_is_true_where_it_is_there():
+    assert pictures.true_names(torch.tensor([1.0, 0.0, 1.0]), ["a", "b", "c"]) == ("a", "c")
+    assert pictures.true_names(torch.tensor(1), ["a", "b", "c"]) == ("b",)
+
+
 @pytest.mark.parametrize(
     ("which", "explainer", "reason"),
     [
@@ -311,6 +325,7 @@ def test_the_gallery_is_one_page_with_a_column_for_each_run_and_explainer(cells,
     assert len(said) == 2
     assert "DPNet has no CAM" in said[0]
     assert "RegionGrouping has no CAM" in said[1]
+    assert "explanations show of the same 3 test images of toybirds" in text
     assert text.count('<th><img src="data:image/jpeg') == 3
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # nothing outside of the page
     assert "no maps" not in text

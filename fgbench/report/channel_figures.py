@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fgbench.report.figures import INCH, Example, resize
+from fgbench.report.figures import INCH, Example, plain_text, resize
 from fgbench.result import write_atomically
 
 COARSE, FINE = "#d40000", "#00903a"  # frames of the last stage's maps and of the earlier one's, as in the paper
@@ -33,6 +33,7 @@ def map_overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "u 
     return blended
 
 
+@plain_text()
 def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> None:
     """A row per channel of the shown class: the image, the channel in red, the finer maps within it in green.
 
@@ -53,7 +54,8 @@ def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> 
     for line, (example, p) in zip(axes, rows, strict=True):
         if p == 0:
             line[0].imshow(example.image)
-            line[0].set_title(f"{example.target}\nas {example.predicted}"[:80], fontsize=7)
+            line[0].set_aspect(example.aspect)
+            line[0].set_title(f"{example.target or example.name}\nas {example.predicted}"[:80], fontsize=7)
         _framed(line[1], example, _parts(example)[p], COARSE)
         if example.finer is not None:
             for axis, values in zip(line[2:], example.finer[p], strict=False):
@@ -80,6 +82,7 @@ def write_before_after(path: Path, before: Sequence[Example], after: Sequence[Ex
     figure, axes = _grid(len(after), 1 + 2 * count)
     for line, first, second in zip(axes, before, after, strict=True):
         line[0].imshow(second.image)
+        line[0].set_aspect(second.aspect)
         line[0].set_title(f"{second.target}\nchannels of\n{second.predicted}"[:80], fontsize=6)
         for p in range(count):
             _framed(line[1 + p], first, _parts(first)[p], "black")
@@ -108,6 +111,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
 
 def _framed(axis: Axes, example: Example, values: Float[np.ndarray, "u v"], colour: str) -> None:
     axis.imshow(map_overlay(example.image, values))
+    axis.set_aspect(example.aspect)
     axis.set_frame_on(True)
     for spine in axis.spines.values():
         spine.set_color(colour)

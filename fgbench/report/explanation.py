@@ -21,7 +21,9 @@ from fgbench.report.figures import (
     _draw_centres,
     part_colours,
     part_overlay,
+    plain_text,
     saliency_overlay,
+    short,
     shown_parts,
 )
 from fgbench.result import write_atomically
@@ -74,14 +76,17 @@ class Explanation:
         answers: the most probable classes or attributes with their probabilities, the first one first.
         contributions: of each part to the decision.
         neighbours: training images, the nearest first.
+        true: the class, or the attributes that are there; None where nobody says.
     """
 
     example: Example
     answers: Sequence[tuple[str, float]]
     contributions: Contributions
     neighbours: Sequence[Neighbour] = ()
+    true: Sequence[str] | None = None
 
 
+@plain_text()
 def write_explanation(path: Path, found: Explanation, title: str = "") -> None:
     """Draw one image's explanation; maps that there are not take no room."""
     example = found.example
@@ -124,14 +129,18 @@ def _draw_image(axis: Axes, found: Explanation) -> None:
 
 
 def _draw_answers(axis: Axes, found: Explanation) -> None:
-    target = found.example.target
+    example, true = found.example, found.true
     title = "says, with probability"
-    if target:
-        right = target == found.example.predicted
-        title += "\n" + (f"right: {short(target)}" if right else f"WRONG, it is {short(target)}")
+    if true is not None:
+        right = example.target == example.predicted
+        said = short(example.target or "nothing of all that")
+        title += "\n" + (f"right: {said}" if right else f"WRONG, it is {said}")
     axis.set_title(title, fontsize=10)
-    colours = ["#d55e00" if target and name != target else BLUE for name, _ in found.answers]
-    _bars(axis, [short(name) for name, _ in found.answers], [value for _, value in found.answers], colours, 1.0)
+    lies = [true is not None and name not in true for name, _ in found.answers]
+    names = [f"\u2717 {short(name, 24)}" if lie else short(name)
+             for lie, (name, _) in zip(lies, found.answers, strict=True)]  # fmt: skip
+    colours = ["#d55e00" if lie else BLUE for lie in lies]
+    _bars(axis, names, [value for _, value in found.answers], colours, 1.0)
 
 
 def _draw_saliency(axis: Axes, found: Explanation) -> None:
@@ -185,15 +194,6 @@ def _bars(
         spine.set_visible(False)
     for y, value in zip(place.tolist(), values, strict=True):
         axis.text(max(value, 0) + 0.02 * most, y, f"{value:.3f}", va="center", fontsize=9)
-
-
-def short(name: str, most: int = 26) -> str:
-    """A name that fits above a picture.
-
-    >>> short("a_rather_long_name_of_a_bird_001.Somewhere", 12)
-    'a_rather_lo…'
-    """
-    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 DRAWN = {

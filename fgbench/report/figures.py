@@ -5,14 +5,15 @@ tell apart, and its number at its centre.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ PALETTE = np.concatenate([HUES, HUES * 0.55, 255 - (255 - HUES) * 0.45]).round()
 MOST_PARTS = 12  # that one picture can show; those with the highest peaks
 ROWS = 6  # examples below each other, before a second block stands beside the first
 INCH = 2.0  # side of a picture
+LINE = 38  # characters that fit above it
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,22 @@ class Example:
     finer: Float[np.ndarray, "p s u3 v3"] | None = None
     aspect: float = 1.0
     name: str = ""
+
+
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Text is drawn as it is: the name of a file may hold a $, which begins no formula."""
+    with rc_context({"text.parse_math": False}):
+        yield
+
+
+def short(name: str, most: int = 26) -> str:
+    """A name that fits above a picture.
+
+    >>> short("a_rather_long_name_of_a_bird_001.Somewhere", 12)
+    'a_rather_lo…'
+    """
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def part_colours(parts: Int[np.ndarray, " p"]) -> UInt8[np.ndarray, "p 3"]:
@@ -125,6 +143,7 @@ def centroids(parts: Float[np.ndarray, "p u v"], height: int, width: int) -> Flo
     return np.stack([x, y], axis=1)
 
 
+@plain_text()
 def write_sheet(path: Path, examples: Sequence[Example], title: str = "") -> None:
     """Draw all examples on one sheet; what no example has takes no room.
 
@@ -163,9 +182,8 @@ def _draw(axis: Axes, kind: str, example: Example) -> None:
         right = example.target in (example.predicted, "")
         verdict = "right" if right else f"WRONG: {example.predicted}"
         verdict = verdict if example.target else f"says {example.predicted}"
-        axis.set_title(
-            f"{example.target or example.name}\n{verdict}"[:80], fontsize=7, color="black" if right else "#d55e00"
-        )
+        lines = [short(line, LINE) for line in (example.target or example.name, verdict)]
+        axis.set_title("\n".join(lines), fontsize=7, color="black" if right else "#d55e00")
     elif kind == "saliency" and example.saliency is not None:
         axis.imshow(saliency_overlay(example.image, example.saliency))
         axis.set_title("saliency\n", fontsize=7)

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fgbench.report.figures import INCH, saliency_overlay
+from fgbench.report.figures import INCH, plain_text, saliency_overlay
 from fgbench.result import write_atomically
 
 SHOWN = 3  # parts of a class, and training images of each
@@ -77,6 +77,7 @@ def write_class_parts(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndar
     _write(figure, path)
 
 
+@plain_text()
 def write_heatmaps(
     path: Path,
     images: Sequence[UInt8[np.ndarray, "h w 3"]],

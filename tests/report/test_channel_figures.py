@@ -1,5 +1,7 @@
 """Channel sheets show what they say, in the right frames."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -51,6 +53,18 @@ def test_a_sheet_frames_every_channel_red_and_every_finer_map_green(tmp_path):
     assert count_frames(tmp_path / "a.png") == (6, 12)
     write_channels(tmp_path / "b.png", [example(0, finer=False)])
     assert count_frames(tmp_path / "b.png") == (3, 0)
+
+
+def test_pictures_have_the_proportions_of_the_original_file(tmp_path):
+    squashed = replace(example(0, finer=False, parts=1), aspect=0.5)  # twice as wide as it is shown to the network
+    write_channels(tmp_path / "a.png", [squashed])
+    write_before_after(tmp_path / "b.png", [squashed], [squashed])
+    for name in ("a.png", "b.png"):
+        red = np.abs(cv2.imread(str(tmp_path / name))[..., ::-1].astype(int) - (212, 0, 0)).sum(2) < 40
+        rows, columns = red.nonzero()
+        assert np.ptp(columns) == pytest.approx(2 * np.ptp(rows), abs=8)
+        grey = (np.abs(cv2.imread(str(tmp_path / name)).astype(int) - 128).sum(2) < 2).nonzero()
+        assert np.ptp(grey[1]) == pytest.approx(2 * np.ptp(grey[0]), abs=8)
 
 
 def test_a_finer_map_that_is_missing_is_not_drawn(tmp_path):

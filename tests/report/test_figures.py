@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -95,3 +96,14 @@ def test_what_a_method_does_not_have_takes_no_room(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "b.png").width == 600
     with pytest.raises(ValueError, match="no example"):
         figures.write_sheet(tmp_path / "c.png", [])
+
+
+def test_a_long_name_is_cut_and_what_is_said_of_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    own = Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda axis, text, **more: (titles.append(text), own(axis, text, **more))[1])
+    figures.write_sheet(tmp_path / "a.png", [example(0, target="", name="a_long_name_of_a_picture" * 4 + ".png")])
+    first, second = titles[0].split("\n")
+    assert second == "says a plane"
+    assert first.startswith("a_long_name")
+    assert len(first) < 40
