@@ -18,8 +18,10 @@ attributes. NaN: no image.
 *Floors* are explainers (``centre``, ``random_map``): the same images, the same code, another saliency.
 
 *Deviations:* inputs are those of the protocol, of any size, so a step is ``1 / STEPS`` of the pixels, which at 224
-pixels is the code's row of pixels; the blur is the code's at 224 pixels (kernel 11, deviation 5), scaled with the
-short side, and reflects at borders where the code pads with zeros.
+pixels is the code's row of pixels; the blur has the code's size at 224 pixels (kernel 11, deviation 5), scaled with the
+short side, and reflects at borders where the code pads with zeros. The code's kernel is a Gaussian whose tails are
+folded back into its 11 pixels, nearly a mean (0.088 at the ends of a row, 0.094 in its middle); here they are cut off
+(0.066 and 0.109), so insertion starts from a little more of the image.
 
 *Exact:* areas are summed as integers of 2^-30. The areas themselves depend on how a device's convolutions round.
 """
@@ -38,10 +40,9 @@ from fgbench.metrics import maps
 STEPS = 224
 MOST = 1000  # images of the subset
 AT_ONCE = 256  # perturbed images in one forward pass on an accelerator
-PIXELS_CPU = (
-    2**19
-)  # of a pass on a CPU, for its cache's sake: at 224 px (10 images) MobileNetV2 answers 10 to 40 % faster
-# than in passes of 32, a small ResNet too; small images gain by many in a pass
+# Pixels of a pass on a CPU, for its cache's sake: at 224 px (10 images) MobileNetV2 answers 10 to 40 % faster than in
+# passes of 32, a small ResNet too; small images gain by many in a pass.
+PIXELS_CPU = 2**19
 Classify = Callable[[Tensor], Tensor]
 """Logits of normalised images."""
 

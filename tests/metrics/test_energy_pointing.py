@@ -65,18 +65,23 @@ def test_images_without_a_box_or_with_one_beyond_the_input_are_left_out_and_coun
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.integers(0, 9999), st.sampled_from(["flip", "double"]))
-def test_flips_and_scales_of_map_and_boxes_together_change_nothing(make_batch, seed, change):
+@given(st.integers(0, 9999), st.sampled_from(["flip", "double", "crop"]))
+def test_flips_scales_and_crops_of_map_and_boxes_together_change_nothing(make_batch, seed, change):
     random = torch.Generator().manual_seed(seed)
     low = torch.randint(0, 10, (3, 1, 2), generator=random)
     boxes = torch.cat([low, low + torch.randint(1, 12, (3, 1, 2), generator=random)], -1).float()
     batch = make_batch(3, boxes=boxes)
     saliency = torch.rand(3, 32, 48, generator=random)
+    if change == "crop":  # of a margin without saliency
+        saliency[:, :4], saliency[:, :, :4], boxes = 0, 0, boxes + 4
+        batch = batch._replace(boxes=boxes)
     before = score(saliency, batch)["energy_pointing"]
     if change == "flip":
         mirrored = torch.stack([48 - boxes[..., 2], boxes[..., 1], 48 - boxes[..., 0], boxes[..., 3]], -1)
         after = score(saliency.flip(2), batch._replace(boxes=mirrored))
-    else:
+    elif change == "double":
         larger = batch._replace(boxes=boxes * 2, image=torch.zeros(3, 3, 64, 96))
         after = score(saliency.repeat_interleave(2, 1).repeat_interleave(2, 2), larger)
+    else:
+        after = score(saliency[:, 4:, 4:], batch._replace(boxes=boxes - 4, image=torch.zeros(3, 3, 28, 44)))
     assert after["energy_pointing"] == pytest.approx(before, abs=1e-5)
