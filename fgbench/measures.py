@@ -64,7 +64,13 @@ PROBED = tuple(name for name, measure in MEASURES.items() if measure.probe)
 
 
 def reasons(
-    facts: Any, parts: int | None, bound: bool, saliency: bool = True, columns: Mapping[str, Measure] = MEASURES
+    facts: Any,
+    parts: int | None,
+    bound: bool,
+    saliency: bool = True,
+    columns: Mapping[str, Measure] = MEASURES,
+    *,
+    bound_parts: int = 0,
 ) -> dict[str, str]:
     """Why a column has no value, for those that have none.
 
@@ -74,6 +80,7 @@ def reasons(
         bound: whether parts belong to classes.
         saliency: whether there is one; in a test that is seen at the first batch.
         columns: that are asked about.
+        bound_parts: number of part maps that belong to a class, beside those that do not.
     """
     there: dict[Need, bool] = {
         "parts": bool(parts),
@@ -82,14 +89,16 @@ def reasons(
         "boxes": facts.has_boxes,
         "masks": bool(facts.mask_names),
         "classes": facts.target == "class",
-        "bound": bound,
+        "bound": bound or bound_parts > 0,
         "agnostic": not bound,
     }
     missing = {name: [need for need in measure.needs if not there[need]] for name, measure in columns.items()}
     return {name: MISSING[needs[0]] for name, needs in missing.items() if needs}
 
 
-def evidence(facts: Any, parts: int | None, bound: bool) -> tuple[list[BenchMetric], dict[str, str]]:
+def evidence(
+    facts: Any, parts: int | None, bound: bool, bound_parts: int = 0
+) -> tuple[list[BenchMetric], dict[str, str]]:
     """The metrics of the plain test phase for parts and saliency, and reasons for the columns that they leave empty."""
     found: list[BenchMetric] = []
     landmarks, in_boxes = len(facts.landmark_names), facts.landmark_frame == "box"
@@ -100,6 +109,9 @@ def evidence(facts: Any, parts: int | None, bound: bool) -> tuple[list[BenchMetr
             LandmarkAgreement(landmarks, parts),
             PartConsistency(landmarks, parts, classes, in_boxes, points),
         ]
+        if bound_parts:  # random points are drawn for ``parts`` of them
+            some = points | {"random_parts": min(parts, bound_parts)}
+            found.append(PartConsistency(landmarks, bound_parts, facts.num_outputs, in_boxes, some, "bound_parts"))
     if facts.has_boxes:
         found.append(EnergyPointing())
     if facts.mask_names:
@@ -108,5 +120,5 @@ def evidence(facts: Any, parts: int | None, bound: bool) -> tuple[list[BenchMetr
             MaskIoU(),
             EnergyPointing(masks=True),
         ]
-    why = reasons(facts, parts, bound)
+    why = reasons(facts, parts, bound, bound_parts=bound_parts)
     return found, {name: reason for name, reason in why.items() if name in PLAIN}

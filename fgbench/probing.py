@@ -77,16 +77,18 @@ class Probes(Callback):
         super().__init__()
         self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
         self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
-        self.parts, self.saliency = shows.parts, True
+        self.parts, self.bound_parts, self.saliency = shows.parts, shows.bound_parts, True
         self.census, self.areas = Census(), perturbation.Perturbation()
-        self.stable = consistency.PartStability(self.bound, facts.landmark_frame == "box")
+        in_boxes = facts.landmark_frame == "box"
+        self.stable = [consistency.PartStability(self.bound, in_boxes)]
+        self.stable += [consistency.PartStability(True, in_boxes, "bound_parts")] if self.bound_parts else []
         self.sanity = SanityCheck(tuple(networks) or ("all",))
         self.numbers: dict[str, float] = {}
         self.reasons: dict[str, str] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from nothing."""
-        for module in (self.census, self.areas, self.stable, self.sanity, *self.networks.values()):
+        for module in (self.census, self.areas, *self.stable, self.sanity, *self.networks.values()):
             module.to(pl_module.device)
 
     def on_test_batch_end(
@@ -115,7 +117,8 @@ class Probes(Callback):
                     floors.random_parts(batch, self.parts, self.seed),
                     floors.random_parts(batch, self.parts, self.seed + 1),
                 )
-                self.stable.update(said, noisy, batch, points)
+                for metric in self.stable:
+                    metric.update(said, noisy, batch, points)
             if curves is not None:
                 self.areas.update(curves)
             if maps and said.saliency is not None:
@@ -124,7 +127,7 @@ class Probes(Callback):
     def _noisy(self, module: Any, said: Output, batch: Batch) -> Output:
         """What the method shows with noise; parts that belong to classes stay those of the class without it."""
         image = batch.image + consistency.noise(batch.image, batch.image_id, self.seed)
-        if self.bound:
+        if self.bound or self.bound_parts:
             shown: Output = module.show(image, said.logits.argmax(1))
             return shown
         output: Output = module.respond(batch._replace(image=image))
@@ -148,11 +151,13 @@ class Probes(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce over the processes."""
         self.census.check("probes'", self.ids)
-        seen = [metric for metric in (self.stable, self.areas, self.sanity) if metric.update_called]
+        seen = [metric for metric in (*self.stable, self.areas, self.sanity) if metric.update_called]
         found = {name: value for metric in seen for name, value in metric.compute().items()}
         self.reasons = {
             name: reason
-            for name, reason in measures.reasons(self.facts, self.parts, self.bound, self.saliency).items()
+            for name, reason in measures.reasons(
+                self.facts, self.parts, self.bound, self.saliency, bound_parts=self.bound_parts
+            ).items()
             if name in measures.PROBED
         }
         self.numbers = {

@@ -73,6 +73,7 @@ class Scoring(Callback):
         logits_writer: takes ``image_id, target, logits``, all of them, of the ``test`` loader.
         seed: of the random floors.
         class_stages: stages of the method's network whose channels belong to classes.
+        bound_parts: number of the method's ``Output.bound_parts``.
         streams: names of the method's further logits.
         steps: how many times the method looks at one frame.
 
@@ -99,12 +100,14 @@ class Scoring(Callback):
         class_stages: int = 0,
         streams: Sequence[str] = (),
         steps: int = 0,
+        bound_parts: int = 0,
     ) -> None:
         super().__init__()
         if "test" not in roles or len(set(roles)) != len(roles) or "fit" in roles[1:]:
             raise ValueError(f"scoring: loaders are [fit,] test [, locate], each once and fit first; got {list(roles)}")
         self.facts, self.parts, self.roles = facts, parts, tuple(roles)
         self.seed, self.class_stages, self.streams, self.steps = seed, class_stages, tuple(streams), steps
+        self.bound_parts = bound_parts
         self.locating: Role = "locate" if "locate" in roles else "test"
         self.writers: dict[str, Writer | None] = {"test": writer, "locate": locate_writer, "logits": logits_writer}
         self.censuses: dict[str, Census] = {}
@@ -147,6 +150,7 @@ class Scoring(Callback):
             class_stages=method.class_stages,
             streams=method.stream_names,
             steps=method.steps,
+            bound_parts=method.bound_parts,
         )
 
     def loaders(self, data: Any) -> list[Any]:
@@ -169,7 +173,7 @@ class Scoring(Callback):
             self.metrics["test"].append(Focus(self.steps))
         self.metrics["fit"] = self._landmarks()
         self.metrics[self.locating] += [*self._pointing(), *self.metrics["fit"]]
-        found, reasons = measures.evidence(self.facts, self.parts, self.class_stages > 0)
+        found, reasons = measures.evidence(self.facts, self.parts, self.class_stages > 0, self.bound_parts)
         self.metrics[self.locating] += found
         self.reasons |= reasons
 
@@ -252,7 +256,8 @@ class Scoring(Callback):
             self.metrics[role] = [metric for metric in self.metrics[role] if metric.needs != "saliency"]
             if self.facts.has_boxes and role == self.locating:
                 self._leave_out("pointing", "the method has no saliency")
-            self.reasons |= measures.reasons(self.facts, self.parts, self.class_stages > 0, saliency=False)
+            bound = self.class_stages > 0
+            self.reasons |= measures.reasons(self.facts, self.parts, bound, False, bound_parts=self.bound_parts)
         with torch.autocast(batch.image_id.device.type, enabled=False):
             self.censuses[role].update(batch.image_id)
             points = self._floors(batch, role == self.locating) if role != "test" or self.locating == "test" else None

@@ -74,6 +74,8 @@ class Output(NamedTuple):
         steps: ``b t u v`` float32, non-negative: where a method looks in ``t`` steps, one after the other, over one and
             the same frame (which need not be the whole image); None where it looks once.
         step_weights: ``b t`` float32: what each of the steps counts in the decision; None without ``steps``.
+        bound_parts: ``b m u v`` float32, non-negative: the parts of the predicted class alone, where a method has such
+            beside ``parts``, which all classes share; None where there are none.
     """
 
     logits: Tensor
@@ -84,3 +86,4 @@ class Output(NamedTuple):
     streams: Tensor | None = None
     steps: Tensor | None = None
     step_weights: Tensor | None = None
+    bound_parts: Tensor | None = None

@@ -88,7 +88,7 @@ def _check(report: dict, data: fgbench.data.BenchDataModule, method) -> None:
     empty = {name for name in measures.PLAIN if name not in report["scores"]}
     assert empty <= set(reasons)
     saliency = "energy_pointing" in report["scores"] or "no saliency" not in reasons["energy_pointing"]
-    known = measures.reasons(data, method.parts, method.class_stages > 0, saliency)
+    known = measures.reasons(data, method.parts, method.class_stages > 0, saliency, bound_parts=method.bound_parts)
     assert {name for name in empty if not reasons[name].startswith("no image")} == set(known) & set(measures.PLAIN)
 
 

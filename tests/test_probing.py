@@ -13,7 +13,7 @@ from fgbench.cli import main
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import Explained, make_explainer
 from fgbench.measures import PROBED
-from fgbench.methods import DPNet, MCLoss, RegionGrouping
+from fgbench.methods import DPNet, MCLoss, ProtoPNet, RegionGrouping
 from fgbench.methods.base import Optim
 from fgbench.metrics import consistency
 from fgbench.probing import Probes, cascade
@@ -123,17 +123,20 @@ def test_whole_images_of_both_curves_are_answered_as_in_the_test():
     torch.testing.assert_close(insertion[:, -1], chance)
 
 
+@pytest.mark.parametrize(("kind", "field"), [(MCLoss, "parts"), (ProtoPNet, "bound_parts")])
 @torch.no_grad()
-def test_noise_does_not_exchange_the_class_that_parts_belong_to():
+def test_noise_does_not_exchange_the_class_that_parts_belong_to(kind, field):
     torch.manual_seed(0)
-    method = MCLoss(3, "class", Optim(), "resnet_nano", None).eval()
+    method = kind(3, "class", Optim(), "resnet_nano", None).eval()
     batch = batch_of(method)
     said = method.respond(batch)
     other = said._replace(logits=said.logits.roll(1, dims=1))  # another class is predicted
-    first, second = (probes_of(method)._noisy(method, one, batch).parts for one in (said, other))
+    first, second = (getattr(probes_of(method)._noisy(method, one, batch), field) for one in (said, other))
     assert not torch.equal(first, second)
     noisy = batch.image + consistency.noise(batch.image, batch.image_id, 0)
-    torch.testing.assert_close(second, method.show(noisy, other.logits.argmax(1)).parts)
+    torch.testing.assert_close(second, getattr(method.show(noisy, other.logits.argmax(1)), field))
+    expected = ["part_stability"] if kind is MCLoss else ["part_stability_agnostic", "part_stability"]
+    assert [metric.name for metric in probes_of(method).stable] == expected
 
 
 def test_what_a_result_may_leave_out_is_what_the_test_phase_measures():

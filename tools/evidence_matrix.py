@@ -23,13 +23,13 @@ OF_METHOD = {"ssn": SAMPLERS, "tasn": SAMPLERS, "focus_longer": PATCHES, "dpnet"
 MORE = {name: [f"--method.init_args.{one}" for one in tiny] for name, tiny in OF_METHOD.items()}
 
 
-def shown_by(name: str) -> tuple[int | None, bool, bool]:
-    """Parts, whether they belong to classes, and whether there is a saliency."""
+def shown_by(name: str) -> tuple[int | None, bool, bool, int]:
+    """Parts, whether they belong to classes, whether there is a saliency, and parts of classes beside those of all."""
     plan = config.resolve(cells.Cell(name, "toybirds", overrides=(*TINY, *MORE.get(name, []))))
     method = config.instantiate(plan.tree)[1].eval()
     with torch.no_grad():
         output = method(method.normalise(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)))
-    return method.parts, method.class_stages > 0, output.saliency is not None
+    return method.parts, method.class_stages > 0, output.saliency is not None, method.bound_parts
 
 
 def main() -> None:
@@ -46,12 +46,13 @@ def main() -> None:
             landmark_names=("landmark",) * (kind.card.landmarks or 0), has_boxes=kind.has_boxes,
             mask_names=kind.mask_names, target=kind.target,
         )  # fmt: skip
-        for name, (parts, bound, saliency) in shown.items():
+        for name, (parts, bound, saliency, own) in shown.items():
             if kind.target in METHODS[name].undefined_for:
                 undefined = f"the method is not defined: {METHODS[name].undefined_for[kind.target]}"
                 cell = dict.fromkeys(columns, undefined)
             else:
-                cell = {**dict.fromkeys(columns, "✓"), **measures.reasons(facts, parts, bound, saliency, asked)}
+                missing = measures.reasons(facts, parts, bound, saliency, asked, bound_parts=own)
+                cell = {**dict.fromkeys(columns, "✓"), **missing}
             rows.append((dataset, name, cell))
     show_matrix(rows, columns, Console(width=280))
 

@@ -22,11 +22,13 @@ class Explained(LightningModule):
     Attributes:
         parts: number of part maps, None without parts.
         class_stages: 0: the method's own channels are not shown, nor
+        bound_parts: its parts of classes,
         stream_names: its further logits,
         steps: or its maps of each step.
     """
 
     class_stages = 0
+    bound_parts = 0
     stream_names: tuple[str, ...] = ()
     steps = 0
 

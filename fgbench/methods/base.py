@@ -106,6 +106,7 @@ class Method(LightningModule):
         class_stages: stages of the network whose channels belong to classes (``Output.scores``); 0 for none.
         stream_names: of the further logits of ``Output.streams``; empty where there are none.
         steps: maps of ``Output.steps``; 0 where there are none.
+        bound_parts: number of parts of ``Output.bound_parts``; 0 where there are none.
         undefined_for: kinds of target for which the method is not defined, with the reason.
         contribution: what ``contributions`` are.
         no_contributions: why there are none, of a method that has parts.
@@ -121,6 +122,7 @@ class Method(LightningModule):
     class_stages: int = 0
     stream_names: tuple[str, ...] = ()
     steps: int = 0
+    bound_parts: int = 0
     undefined_for: ClassVar[Mapping[Target, str]] = {}
     contribution: ClassVar[Contribution] = "logit"
     no_contributions: ClassVar[str] = "what a part adds to the decision cannot be said exactly"
@@ -158,6 +160,10 @@ class Method(LightningModule):
         """The evidence for one class or attribute of each image, where a method tells them apart; else ``saliency``."""
         output: Output = self(image)
         return output.saliency
+
+    def show(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Output:
+        """What is said of images, with the evidence for one class of each: of methods whose parts belong to classes."""
+        raise NotImplementedError
 
     def over_image(self, maps: Float[Tensor, "b n u v"], image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n u2 v2"]:
         """Maps over what the backbone is shown, as maps over the image; the same where it is shown the image itself."""

@@ -30,7 +30,7 @@ Differences from paper and from code, each with its reason:
   processes projects the same.
 * ``parts`` is ours: the prototypes of all classes are grouped by k-means (no label is used), and a part's map is the
   largest similarity to a prototype of its group, above its mean over the image. ``saliency`` is ours, too:
-  similarities to the predicted class's prototypes, weighed by the last layer.
+  similarities to the predicted class's prototypes (``bound_parts``, one by one), weighed by the last layer.
 * A prototype's place is not proof of what it stands for: a cell of a deep stage sees far more of the image than itself,
   and no cost prefers a cell on the object to one beside it (``experiments/cells/toybirds/protopnet.yaml`` has counts).
 * VGG's fifth pool is left out of the suite's backbones; ``pool`` puts it back (7 x 7 cells at 224 pixels). Other
@@ -192,7 +192,7 @@ class ProtoPNet(Method):
         own = torch.arange(num_outputs)[:, None] == torch.arange(count) // per_class
         with torch.no_grad():
             self.classifier.weight.copy_(torch.where(own, 1.0, OTHER_CLASS))
-        self.per_class, self.parts = per_class, parts
+        self.per_class, self.bound_parts, self.parts = per_class, per_class, parts
         self.cluster, self.separation, self.off_class = cluster, separation, off_class
         self.warm, self.last, self.last_factor, self.projections = warm, last, last_factor, projections
         self.still_norm = still_norm
@@ -208,13 +208,22 @@ class ProtoPNet(Method):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Output:
         """Logits, similarity to the predicted class's prototypes, and to groups of prototypes."""
-        maps = log_similarity(self.distances(self.cells(image)))
+        return self.show(image)
+
+    def show(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"] | None = None) -> Output:
+        """The same, with the prototypes of any class of each image."""
+        maps = self.similarities(image)
         logits = self.logits(maps.flatten(2).amax(2))
-        return Output(logits, self._evidence(maps, logits.argmax(1)), self._parts(maps))
+        index = logits.argmax(1) if index is None else index
+        weights = self.classifier.weight.view(self.num_outputs, self.num_outputs, self.per_class)[index, index].relu()
+        own = maps.unflatten(1, (-1, self.per_class))[torch.arange(len(index), device=index.device), index]
+        with torch.autocast(maps.device.type, enabled=False):
+            saliency = torch.einsum("bm,bmuv->buv", weights, own)
+        return Output(logits, saliency, self._parts(maps), bound_parts=own)
 
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
         """Similarity to any class's prototypes, weighed by the last layer."""
-        return self._evidence(log_similarity(self.distances(self.cells(image))), index)
+        return self.show(image, index).saliency
 
     @torch.no_grad()
     def contributions(self, batch: Batch, index: Int[Tensor, " b"]) -> Float[Tensor, "b p"]:
@@ -241,12 +250,6 @@ class ProtoPNet(Method):
         with torch.autocast(similarity.device.type, enabled=False):
             logits: Tensor = self.classifier(similarity)
         return logits
-
-    def _evidence(self, maps: Float[Tensor, "b p u v"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"]:
-        rows = torch.arange(len(index), device=index.device)
-        weights = self.classifier.weight.view(self.num_outputs, self.num_outputs, self.per_class)[index, index].relu()
-        with torch.autocast(maps.device.type, enabled=False):
-            return torch.einsum("bm,bmuv->buv", weights, maps.unflatten(1, (-1, self.per_class))[rows, index])
 
     def _parts(self, maps: Float[Tensor, "b p u v"]) -> Float[Tensor, "b g u v"]:
         index = self.group[:, None, None].expand_as(maps)

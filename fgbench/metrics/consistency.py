@@ -13,7 +13,9 @@ added to the normalised image; percent, higher is better. The noise depends on t
 *Units.* Where parts belong to classes (channels or prototypes of the predicted class), a unit is a part of a class,
 and its images are those of the class that are recognised: ``part_consistency``, ``part_stability``, the paper's. Where
 they belong to no class, a unit is a part, its images all those of the split: ``part_consistency_agnostic``,
-``part_stability_agnostic``, a column of its own, since marking the same landmark on all classes asks for more.
+``part_stability_agnostic``, a column of its own, since marking the same landmark on all classes asks for more. A method
+may have both (``Output.bound_parts`` beside ``parts``): ProtoPNet's prototypes, for which the paper defines the two
+measures, and groups of them.
 
 *Left out:* images without a valid box where the dataset's frame is a box (elsewhere the window is in the input's
 sides); units without an image. A part that marks nothing in either image is stable: ``part_stability_blank`` is the
@@ -46,7 +48,9 @@ from fgbench.types import Batch, Output
 HALF = 36 / 224  # half a window's side, in sides of the box
 RATE = (4, 5)  # 0.8 as a ratio of whole numbers
 DEVIATION, LIMIT = 0.2, 0.25  # of the noise, in units of normalised pixels
-Unit = Literal["class", "agnostic"]
+Field = Literal["parts", "bound_parts"]
+UNITS = {"parts": "part_units", "bound_parts": "bound_part_units"}
+BLANK = {"parts": "part_stability_blank", "bound_parts": "bound_part_stability_blank"}
 
 
 def marked(
@@ -73,6 +77,7 @@ class PartConsistency(BenchMetric):
         classes: number of classes that parts belong to; 0 where they belong to none.
         in_boxes: windows are in units of boxes; else in those of the input.
         floors: by name, the number of points that stand in for the parts.
+        field: of the Output, which has the parts.
     """
 
     higher_is_better = True
@@ -81,9 +86,16 @@ class PartConsistency(BenchMetric):
     seen: Tensor
 
     def __init__(
-        self, landmarks: int, parts: int, classes: int = 0, in_boxes: bool = True, floors: dict[str, int] | None = None
+        self,
+        landmarks: int,
+        parts: int,
+        classes: int = 0,
+        in_boxes: bool = True,
+        floors: dict[str, int] | None = None,
+        field: Field = "parts",
     ) -> None:
         super().__init__()
+        self.field = field
         self.name = "part_consistency" if classes else "part_consistency_agnostic"
         self.classes, self.in_boxes, self.floors = classes, in_boxes, {"": parts, **(floors or {})}
         groups, points = max(1, classes), sum(self.floors.values())
@@ -92,9 +104,10 @@ class PartConsistency(BenchMetric):
 
     def columns(self, output: Output, batch: Batch, floors: Points | None = None) -> dict[str, Tensor]:
         """``marked`` ``b n l`` for the points of method and floors, ``part_image`` ``b``: whether the image counts."""
-        if output.parts is None:
-            raise ValueError("consistency: the method has no parts; leave the metric out for this method")
-        own = maps.peaks(output.parts, *batch.image.shape[2:])
+        parts = getattr(output, self.field)
+        if parts is None:
+            raise ValueError(f"consistency: the method has no {self.field}; leave the metric out for this method")
+        own = maps.peaks(parts, *batch.image.shape[2:])
         others = [(floors or {})[name][:, :count] for name, count in self.floors.items() if name]
         found, framed = marked(torch.cat([own, *others], dim=1), batch, self.in_boxes)
         if self.classes:
@@ -120,7 +133,7 @@ class PartConsistency(BenchMetric):
             units = consistent[:, start : start + count][counted]
             start += count
             result[self.name + (f"/{floor}" if floor else "")] = 100 * units.double().mean()
-        result["part_units"] = counted.sum() * self.floors[""]
+        result[UNITS[self.field]] = counted.sum() * self.floors[""]
         return result
 
 
@@ -141,25 +154,28 @@ class PartStability(torchmetrics.Metric):
     Args:
         bound: whether parts belong to classes.
         in_boxes: as in ``PartConsistency``.
+        field: as in ``PartConsistency``.
     """
 
     full_state_update = False
     higher_is_better = True
     counts: Tensor
 
-    def __init__(self, bound: bool = False, in_boxes: bool = True) -> None:
+    def __init__(self, bound: bool = False, in_boxes: bool = True, field: Field = "parts") -> None:
         super().__init__()
+        self.field = field
         self.name = "part_stability" if bound else "part_stability_agnostic"
         self.bound, self.in_boxes = bound, in_boxes
-        self.add_state("counts", torch.zeros(4, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(5, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, clean: Output, noisy: Output, batch: Batch, points: tuple[Tensor, Tensor]) -> None:
         """Add a batch: what the method says of it without and with noise, and two draws of random points."""
         found = []
         for said in (clean, noisy):
-            if said.parts is None:
-                raise ValueError("stability: the method has no parts; leave the metric out for this method")
-            found.append(marked(maps.peaks(said.parts, *batch.image.shape[2:]), batch, self.in_boxes))
+            parts = getattr(said, self.field)
+            if parts is None:
+                raise ValueError(f"stability: the method has no {self.field}; leave the metric out for this method")
+            found.append(marked(maps.peaks(parts, *batch.image.shape[2:]), batch, self.in_boxes))
         (before, framed), (after, _) = found
         drawn = [marked(point, batch, self.in_boxes)[0] for point in points]
         counted = framed & batch.visible.any(1)
@@ -169,9 +185,11 @@ class PartStability(torchmetrics.Metric):
         same = (before == after).all(2) & pairs
         blank = ~before.any(2) & pairs
         redrawn = (drawn[0] == drawn[1]).all(2) & counted[:, None]
-        self.counts = self.counts + torch.stack([pairs.sum(), same.sum(), blank.sum(), redrawn.sum()])
+        sums = [pairs.sum(), same.sum(), blank.sum(), redrawn.sum(), counted.sum() * redrawn.shape[1]]
+        self.counts = self.counts + torch.stack(sums)
 
     def compute(self) -> dict[str, Tensor]:
         """Percentages."""
-        _, same, blank, redrawn = (100 * self.counts.double() / self.counts[0]).unbind()
-        return {self.name: same, "part_stability_blank": blank, f"{self.name}/redrawn": redrawn}
+        pairs, same, blank, redrawn, points = self.counts.double().unbind()
+        shares = {self.name: same / pairs, BLANK[self.field]: blank / pairs, f"{self.name}/redrawn": redrawn / points}
+        return {name: 100 * share for name, share in shares.items()}

@@ -59,7 +59,9 @@ def test_outputs_have_the_agreed_shapes_and_signs(name, target, size):
     assert isinstance(output, Output)
     assert output.logits.shape == (n, OUTPUTS[target])
     assert output.logits.dtype == torch.float32
-    for maps, channels in ((output.saliency, ()), (output.parts, (method.parts,))):
+    for maps, channels in (
+        (output.saliency, ()), (output.parts, (method.parts,)), (output.bound_parts, (method.bound_parts,))
+    ):  # fmt: skip
         if maps is not None:
             assert maps.shape[: 1 + len(channels)] == (n, *channels)
             assert maps.dim() == 3 + len(channels)
@@ -67,6 +69,7 @@ def test_outputs_have_the_agreed_shapes_and_signs(name, target, size):
             assert maps.isfinite().all()
             assert (maps >= 0).all()
     assert (output.parts is None) == (method.parts is None)
+    assert (output.bound_parts is None) == (method.bound_parts == 0)
 
 
 @pytest.mark.parametrize(("name", "target"), CELLS)

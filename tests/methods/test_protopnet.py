@@ -260,6 +260,25 @@ def images_of(method, count=3):
     return method.on_after_batch_transfer(next(iter(loader())), 0).image[:count]
 
 
+def test_bound_parts_are_the_similarities_to_each_prototype_of_one_class_by_a_loop():
+    method = make().eval()
+    image = method.normalise(next(iter(loader())).image)
+    with torch.no_grad():
+        said, asked = method(image), method.show(image, torch.tensor([2, 0, 1, 1]))
+        cells = method.cells(image).double()
+    torch.testing.assert_close(asked.logits, said.logits)
+    for output, classes in ((said, said.logits.argmax(1).tolist()), (asked, [2, 0, 1, 1])):
+        assert output.bound_parts.shape == (4, PER_CLASS, *cells.shape[2:])
+        for b, k in enumerate(classes):
+            for m in range(PER_CLASS):
+                prototype = method.prototypes[k * PER_CLASS + m].detach().double()
+                for row, column in ((0, 0), (1, 2)):
+                    distance = ((cells[b, :, row, column] - prototype) ** 2).sum()
+                    expected = torch.log((distance + 1) / (distance + 1e-4))
+                    assert float(output.bound_parts[b, m, row, column]) == pytest.approx(float(expected), rel=1e-3)
+    torch.testing.assert_close(asked.saliency, method.explain(image, torch.tensor([2, 0, 1, 1])))
+
+
 def test_saliency_is_the_weighed_similarity_to_the_predicted_class():
     method = make().eval()
     image = images_of(method)

@@ -64,6 +64,25 @@ def test_consistency_is_that_of_plain_loops(make_batch, seed, bound):
     assert float(found[name]) == pytest.approx(by_hand(points, batch, groups, counted))
 
 
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 9999))
+def test_parts_of_classes_beside_others_are_units_of_their_class(make_batch, seed):
+    batch = make_batch(9, seed=seed, target=torch.arange(9) % 3)
+    random = torch.Generator().manual_seed(seed)
+    points = batch.landmarks[:, :2] + 6 * torch.rand(9, 2, 2, generator=random) - 3
+    points = torch.minimum(points.clamp(min=0.5), torch.tensor([47.5, 31.5]))
+    logits = torch.nn.functional.one_hot(batch.target, 3) + 0.9 * torch.rand(9, 3, generator=random)
+    output = Output(logits, None, torch.rand(9, 5, 4, 6, generator=random), bound_parts=peaked(points))
+    metric = PartConsistency(3, 2, 3, field="bound_parts")
+    metric.update(metric.columns(output, batch), batch)
+    found = {name: float(value) for name, value in metric.compute().items()}
+    groups = [[i for i in range(9) if int(batch.target[i]) == c] for c in range(3)]
+    units = {"part_consistency": pytest.approx(by_hand(points, batch, groups, [True] * 9)), "bound_part_units": 6}
+    assert found == units
+    with pytest.raises(ValueError, match="no bound_parts"):
+        metric.columns(output._replace(bound_parts=None), batch)
+
+
 def test_a_part_on_a_landmark_in_four_images_of_five_is_consistent_and_in_three_is_not(make_batch):
     batch = make_batch(5, hidden=0.0, landmarks=1)
     corner = torch.tensor([[[0.5, 0.5]]]).expand(5, 1, 2)  # boxes begin far enough away
@@ -128,3 +147,11 @@ def test_stability_counts_parts_whose_marks_stay_and_blank_ones_apart(make_batch
     found = metric.compute()
     assert float(found["part_stability_agnostic"]) == 50
     assert float(found["part_stability_blank"]) == 25
+    # the same parts as those of a class, beside others that stay; the image is recognised, and there are fewer points
+    metric = PartStability(True, field="bound_parts")
+    sure = torch.nn.functional.one_hot(batch.target, 3).float()
+    said = [Output(sure, None, peaked(other), bound_parts=peaked(own))
+            for own, other in ((clean, clean), (noisy, clean))]  # fmt: skip
+    metric.update(*said, batch, points)
+    found = {name: float(value) for name, value in metric.compute().items()}
+    assert found == {"part_stability": 50, "bound_part_stability_blank": 25, "part_stability/redrawn": 100}

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch.nn.functional import interpolate, one_hot
@@ -55,10 +57,10 @@ def told_landmarks(batch):
     return output._replace(parts=parts)
 
 
-def look(batches, data, say, bound=False):
+def look(batches, data, say, bound=False, bound_parts=0):
     """All metrics of evidence over all batches."""
     parts = say(batches[0]).parts.shape[1]
-    metrics, reasons = measures.evidence(data, parts, bound)
+    metrics, reasons = measures.evidence(data, parts, bound, bound_parts)
     for batch in batches:
         for metric in metrics:
             metric.update(metric.columns(say(batch), batch, stand_ins(batch, parts)), batch)
@@ -106,6 +108,19 @@ def test_the_oracle_of_landmarks_reaches_100_on_every_metric_of_landmarks(birds,
     assert found["nmi_landmarks"] == pytest.approx(100 * normalized_mutual_info_score(second, first), abs=1e-6)
     assert found["ari_landmarks"] == pytest.approx(100 * adjusted_rand_score(second, first), abs=1e-6)
     assert found["ari_landmarks"] > 90
+
+
+def test_the_oracle_of_a_classs_own_landmarks_reaches_100_beside_parts_that_all_classes_share(birds):
+    data, batches = birds
+
+    def both(batch):
+        return told(batch)._replace(bound_parts=told_landmarks(batch).parts)
+
+    alone, found = look(batches, data, told_landmarks, True), look(batches, data, both, bound_parts=15)
+    assert found["part_consistency"] == alone["part_consistency"] > 90
+    assert found["part_consistency_agnostic"] == look(batches, data, told)["part_consistency_agnostic"]
+    assert found["bound_part_units"] == 3 * 15
+    assert found["part_consistency/random_parts"] < 20
 
 
 def test_floors_score_what_they_should(birds):
@@ -207,6 +222,38 @@ def test_flipped_maps_and_masks_score_the_same(birds):
             if name in before:
                 assert float(before[name]) == pytest.approx(float(after[name]), abs=1e-9)
                 assert 0 < float(before[name]) < 100
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(0, 9999), st.sampled_from(["flip", "double", "crop"]))
+def test_flips_scales_and_crops_of_maps_and_masks_together_change_nothing(make_batch, seed, change):
+    random = torch.Generator().manual_seed(seed)
+    parts, mask = torch.rand(3, 4, 10, 14, generator=random), torch.zeros(3, 10, 14, dtype=torch.uint8)
+    mask[:, 3:, 3:] = torch.randint(0, 4, (3, 7, 11), generator=random, dtype=torch.uint8)
+    parts[:, :, :3], parts[:, :, :, :3] = 0, 0  # a margin that shows and says nothing, to be cropped
+    moves = {
+        "flip": lambda maps: maps.flip(-1),
+        "double": lambda maps: maps.repeat_interleave(2, -2).repeat_interleave(2, -1),
+        "crop": lambda maps: maps[..., 3:, 3:],
+    }
+    found = []
+    for move in (lambda maps: maps, moves[change]):
+        maps, shown = move(parts), move(mask)
+        batch = make_batch(3, height=maps.shape[2], width=maps.shape[3])._replace(mask=shown)
+        output = Output(torch.zeros(3, 3), maps[:, 0], maps)
+        numbers = {}
+        for metric in (MaskedParts(4, 3), MaskIoU(())):
+            metric.update(metric.columns(output, batch, {"random_parts": floors.random_parts(batch, 4)}), batch)
+            numbers |= {name: float(value) for name, value in metric.compute().items()}
+        found.append(numbers)
+    before, after = found
+    same = ["nmi_foreground", "ari_foreground", "part_iou", "part_pointing", "mask_iou"]
+    same += ["nmi_pixels", "ari_pixels"] if change != "crop" else []  # pixels of the margin count there
+    for name in same:
+        if name.startswith("ari") and change == "double":
+            continue  # chance is adjusted for by the number of places
+        assert after[name] == pytest.approx(before[name], abs=1e-9), name
+    assert 0 < before["part_iou"] < 100
 
 
 def test_masks_go_through_views_as_their_images_do(fake_root):
