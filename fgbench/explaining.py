@@ -28,19 +28,22 @@ def make_explained(name: str, method: Method, tree: dict[str, Any]) -> Explained
     Raises:
         ExplainerError: there is no such explainer.
     """
-    return Explained(method, make_explainer(name), fresh_network(tree) if parse(name)[0] else None)
+    return Explained(method, make_explainer(name), fresh_network(tree, method) if parse(name)[0] else None)
 
 
-def fresh_network(tree: dict[str, Any]) -> Method:
+def fresh_network(tree: dict[str, Any], trained: Method) -> Method:
     """The configured method as training would start it from scratch: nothing in it was learned from anything.
+
+    It is shown what ``trained`` is shown: images normalised for that one's weights.
 
     Patches that another network found beforehand, or authors published, stay: they are no part of the method.
     """
     arguments = tree["method"]["init_args"]
     unread = {name: None for name in config.WEIGHTS if name in arguments and name != "patch_weights"}
+    colours = {name: list(getattr(trained.backbone, name)) for name in ("mean", "std") if name in arguments}
     with torch.random.fork_rng():
         torch.manual_seed(tree["seed"])
-        content = {**tree, "method": {**tree["method"], "init_args": {**arguments, **unread}}}
+        content = {**tree, "method": {**tree["method"], "init_args": {**arguments, **unread, **colours}}}
         return config.instantiate(content)[1].eval()
 
 

@@ -186,7 +186,7 @@ def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = pertur
         tree, data = run.read_run(folder)["tree"], trained.data
         rows = perturbation.subset(data.listing.rows("test"))
         explainer = trained.shows.explainer if isinstance(trained.shows, Explained) else make_explainer(name)
-        networks = cascade(trained.method, explaining.fresh_network(tree))
+        networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
         probes = Probes(
             data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps
         )

@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from fgbench import bench, gallery, pictures, probing, run
+from fgbench.backbones import Backbone, save_weights
 from fgbench.cells import Cell, ConfigError
-from fgbench.config import resolve
+from fgbench.config import instantiate, resolve
 from fgbench.predictions import read_predictions
 from fgbench.result import read_result
 
@@ -136,8 +137,9 @@ def test_fresh_weights_are_not_those_of_the_run_and_always_the_same(cells):
     _, (plan, *_), _ = cells
     trained = torch.load(plan.run_folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     torch.manual_seed(99)
-    first = fresh_network(plan.tree).state_dict()
-    second = fresh_network(plan.tree).state_dict()
+    method = instantiate(plan.tree)[1]
+    first = fresh_network(plan.tree, method).state_dict()
+    second = fresh_network(plan.tree, method).state_dict()
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     moved = [name for name, value in first.items() if value.dim() > 1 and not torch.equal(value, trained[name])]
     assert len(moved) == sum(value.dim() > 1 for value in first.values())
@@ -154,7 +156,19 @@ def test_a_fresh_network_keeps_the_patches_that_were_found_beforehand(tmp_path):
     given = ("patches=official", f"patch_weights={path}", "patch_count=2", "patch_size=48")
     patches = [f"--method.init_args.{one}" for one in given]
     plan = resolve(Cell("focus_longer", "toybirds", overrides=(*SMALL, *patches)))
-    assert torch.equal(fresh_network(plan.tree).extractor.published, boxes)
+    assert torch.equal(fresh_network(plan.tree, instantiate(plan.tree)[1]).extractor.published, boxes)
+
+
+def test_a_fresh_network_is_shown_images_as_the_trained_ones_weights_want_them(tmp_path):
+    from fgbench.explaining import fresh_network
+
+    ours = tmp_path / "nano.safetensors"
+    save_weights(Backbone("resnet_nano", None, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), ours, "a test")
+    plan = resolve(Cell("baseline", "toybirds", overrides=(*SMALL, "--method.init_args.weights", str(ours))))
+    trained = instantiate(plan.tree)[1]
+    black = fresh_network(plan.tree, trained).normalise(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    wanted = torch.tensor([-0.1 / 0.4, -0.2 / 0.5, -0.3 / 0.6]).view(1, 3, 1, 1).expand_as(black)
+    torch.testing.assert_close(black, wanted)
 
 
 # ---- pictures

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from lightning import LightningModule
 from torch import Tensor
 
@@ -21,14 +21,14 @@ class Explained(LightningModule):
 
     Attributes:
         parts: number of part maps, None without parts.
-        class_stages: 0: the method's own channels are not shown, nor
-        bound_parts: its parts of classes,
-        stream_names: its further logits,
-        steps: or its maps of each step.
+        class_stages: as of the method where its own evidence is shown, of fresh weights; else 0,
+        bound_parts: and this one too.
+        stream_names: none: its further logits are not asked for,
+        steps: nor are its maps of each step.
     """
 
-    class_stages = 0
-    bound_parts = 0
+    class_stages: int = 0
+    bound_parts: int = 0
     stream_names: tuple[str, ...] = ()
     steps = 0
 
@@ -37,6 +37,8 @@ class Explained(LightningModule):
         self.method, self.fresh, self.explainer = method, fresh, explainer
         parts = method.parts if explainer.parts == "own" else explainer.parts
         self.parts: int | None = parts
+        if explainer.parts == "own":
+            self.class_stages, self.bound_parts = method.class_stages, method.bound_parts
 
     def forward(self, batch: Batch, index: Int[Tensor, " b"] | None = None) -> Output:
         """The method's logits with the explainer's saliency and parts, for the index-th logit or the largest."""
@@ -46,6 +48,11 @@ class Explained(LightningModule):
             logits = self.method.respond(batch).logits
             shown = self.explainer(self.fresh, batch, logits.argmax(1) if index is None else index)
             return shown._replace(logits=logits)
+
+    def show(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Output:
+        """What the network that is explained says, with the evidence for one class of each image."""
+        output: Output = (self.fresh or self.method).show(image, index)
+        return output
 
     def normalise(self, image: UInt8[Tensor, "b 3 h w"]) -> Tensor:
         """As the method does it."""

@@ -88,6 +88,9 @@ class Explainer:
 
 
 def _own(explainer: Explainer, network: Any, batch: Batch, index: Tensor | None) -> Output:
+    if index is not None and (network.class_stages or network.bound_parts):  # its parts are of a class: that one's
+        shown: Output = network.show(batch.image, index)
+        return shown
     output: Output = network.respond(batch)
     return output if index is None else output._replace(saliency=network.explain_batch(batch, index))
 

@@ -106,6 +106,25 @@ def test_fresh_weights_explain_what_the_trained_ones_predict(network):
     torch.testing.assert_close(own.saliency, found.saliency)
 
 
+@pytest.mark.parametrize("name", ["mc_loss", "tdsa", "protopnet"])
+def test_fresh_parts_of_classes_are_those_of_the_class_that_the_trained_weights_predict(name, network):
+    method, fresh = network(name), network(name)
+    torch.nn.init.normal_(fresh.classifier.weight)
+    batch = normalised(method, batch_of(6))
+    index = method(batch.image).logits.argmax(1)
+    assert (index != fresh(batch.image).logits.argmax(1)).any()  # else any class would do
+    explained = Explained(method, make_explainer("random_weights"), fresh)
+    found, shown = explained(batch), fresh.show(batch.image, index)
+    torch.testing.assert_close(found.parts, shown.parts)
+    torch.testing.assert_close(found.saliency, fresh.explain(batch.image, index))
+    assert (explained.class_stages, explained.bound_parts) == (method.class_stages, method.bound_parts)
+    if method.bound_parts:
+        torch.testing.assert_close(found.bound_parts, shown.bound_parts)
+    torch.testing.assert_close(explained.show(batch.image, index).saliency, found.saliency)
+    plain = Explained(method, make_explainer("gradcam"))
+    assert (plain.class_stages, plain.bound_parts) == (0, 0)
+
+
 def test_a_factorisation_that_saw_nothing_refuses(network):
     method = network()
     with pytest.raises(ExplainerError, match="dff: it must be fitted"):
