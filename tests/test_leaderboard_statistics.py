@@ -16,7 +16,7 @@ import pytest
 from known_rows import IMAGES, add, entries, tree_of
 from scipy import stats
 
-from fgbench import board, cli, leaderboard
+from fgbench import board, cli, leaderboard, options
 from fgbench.leaderboard import audit, comparison, merging, settings, tables
 from fgbench.result import Result, ResultError, read_result, write_result
 
@@ -440,7 +440,7 @@ def test_verbs_end_with_the_right_status(
 
 
 def test_the_command_line_offers_what_can_be_tested() -> None:
-    assert tuple(comparison.COLUMNS) == cli.TESTED
+    assert tuple(comparison.COLUMNS) == options.TESTED
 
 
 def test_a_command_names_its_cell_and_weights_need_not_be_here() -> None:
