@@ -81,6 +81,14 @@ def test_several_seeds_are_tested_with_their_spread(tmp_path: Path) -> None:
     assert alone[0].a.values == pytest.approx((95,))
 
 
+def test_an_interval_of_two_seeds_far_apart_ends_where_no_difference_of_shares_goes_further(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for seed, right in enumerate((0.0, 1.0)):
+            add(tmp_path, name, seed, hits=np.full(IMAGES, right))
+    (found,) = comparison.compare(tmp_path, entry(tmp_path, "a"), entry(tmp_path, "b"), ["pointing_error"])
+    assert (found.interval.low, found.interval.difference, found.interval.high) == (-100, 0, 100)
+
+
 def test_an_image_that_one_run_lacks_is_left_out_and_counted(tmp_path: Path) -> None:
     hits = np.ones(IMAGES)
     hits[:10] = 0
