@@ -218,7 +218,8 @@ def test_an_image_that_is_looked_at_again_is_not_written_again(root):
     module.missing = rows[1:]
     module.writer = SimpleNamespace(write=lambda *given: written.append(given))
     (batch,) = data.loader_of(rows, data.test_view)
-    module.test_step(module.on_after_batch_transfer(batch, 0), 0)
+    with torch.inference_mode():
+        module.test_step(module.on_after_batch_transfer(batch, 0), 0)
     ((new, values),) = written
     assert new.tolist() == rows[1:].tolist()
     assert len(values) == 1
