@@ -11,23 +11,13 @@ Three ratios, measured in one run, alternating, so that a busy machine slows all
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from clock import seconds
 
 from fgbench.explain import gradients
 from fgbench.methods import METHODS, Optim
-
-
-def milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - started)
 
 
 def passes(method: torch.nn.Module, image: torch.Tensor) -> dict[str, Callable[[], object]]:
@@ -82,7 +72,7 @@ def main() -> None:
             for name, work in works.items():
                 if name == "integrated" and turn != 2:  # 33 passes: once is enough
                     continue
-                taken = milliseconds(work, device)
+                taken = 1000 * seconds(work, device)
                 if turn >= 2:
                     times.setdefault(name, []).append(taken)
     median = {name: statistics.median(values) for name, values in times.items()}

@@ -9,13 +9,12 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 import torchvision
+from clock import seconds
 from torch import Tensor
 
 from fgbench import measures
@@ -83,16 +82,6 @@ class Metrics:
             metric.update(metric.columns(output, batch, points), batch)
 
 
-def milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1000 * (time.perf_counter() - started)
-
-
 @torch.inference_mode()
 def time_table(options: argparse.Namespace) -> None:
     device = torch.device(options.device)
@@ -106,10 +95,10 @@ def time_table(options: argparse.Namespace) -> None:
         metrics.landmarks.fit()
         rounds: dict[str, list[float]] = {"forward": [], "test": [], "fit": [], "look": []}
         for _ in range(options.rounds):
-            rounds["forward"].append(milliseconds(lambda: network(batch.image), device))  # noqa: B023 (called at once)
-            rounds["test"].append(milliseconds(lambda: metrics.test(output, batch), device))  # noqa: B023
-            rounds["fit"].append(milliseconds(lambda: metrics.fit(output, batch), device))  # noqa: B023
-            rounds["look"].append(milliseconds(lambda: metrics.look(output, batch), device))  # noqa: B023
+            rounds["forward"].append(1000 * seconds(lambda: network(batch.image), device))  # noqa: B023 (called at once)
+            rounds["test"].append(1000 * seconds(lambda: metrics.test(output, batch), device))  # noqa: B023
+            rounds["fit"].append(1000 * seconds(lambda: metrics.fit(output, batch), device))  # noqa: B023
+            rounds["look"].append(1000 * seconds(lambda: metrics.look(output, batch), device))  # noqa: B023
         forward, test, fit, look = (statistics.median(times[1:]) for times in rounds.values())
         shares = f"{test:>9.2f} ms{test / forward:>12.1%}{fit:>9.2f} ms{fit / forward:>12.1%}"
         shares += f"{look:>9.2f} ms{look / forward:>12.1%}"

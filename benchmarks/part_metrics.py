@@ -12,11 +12,11 @@ one image already; a GPU waits for the launches of its kernels.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from clock import seconds
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
@@ -56,16 +56,6 @@ def one_at_a_time(network: nn.Module, image: Tensor, saliency: Tensor, steps: in
             shown[..., changed] = full[..., changed]
         found.append(row)
     return np.array(found)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 @torch.inference_mode()

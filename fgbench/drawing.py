@@ -4,7 +4,6 @@ May import: every room below it. Must not import: cli. Reads: results, run folde
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -43,16 +42,10 @@ def add(figure: argparse.ArgumentParser) -> None:
         kind.add_argument("--output", type=Path, required=True, help="the PNG file")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Draw one figure; its exit status."""
+def draw(options: argparse.Namespace) -> None:
+    """Draw one figure."""
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        DRAWN[options.action](options)
-    except (ValueError, RuntimeError) as error:
-        print(f"fgbench: {error}", file=sys.stderr)
-        return 1
-    print(options.output)
-    return 0
+    DRAWN[options.action](options)
 
 
 def _curves(options: argparse.Namespace) -> None:

@@ -5,23 +5,23 @@ stand beside its name, and the leaderboard's documentation is made from them. A 
 again when it is read: a file that is torn, newer or edited into nonsense never becomes a row; one of an older schema
 does, without the columns of which nobody knew then.
 
-May import: the standard library. Must not import: anything else of the suite. Reads and writes:
+May import: the standard library, result_values. Must not import: anything else of the suite. Reads and writes:
 ``<results>/<dataset>/<method>[.<variant>].<digest8>.s<seed>[.<explainer>].json``.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import hashlib
 import json
-import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+
+from fgbench.result_values import SELECTIONS, checked, table, tree
+from fgbench.result_values import ResultError as ResultError  # part of this file's contract
 
 SCHEMA = 2
 SINCE = {  # columns that a file of an older schema lacks: the schema that brought them
@@ -33,12 +33,6 @@ EXPLAINED = (
     "ari_pixels", "nmi_foreground", "ari_foreground", "part_iou", "part_pointing", "mask_iou", "energy_pointing_mask",
 )  # fmt: skip
 """Scores whose absence has a reason, as that of a column has."""
-PLAIN = frozenset({str, bool, int, type(None)})  # JSON's values with nothing to check
-SELECTIONS = ("last", "validation", "legacy_best_on_test")
-
-
-class ResultError(ValueError):
-    """A result that is not one; the message names the file, the key and what is wrong."""
 
 
 def _column(doc: str, kind: str, unit: str = "", better: str = "", digits: int = 4) -> dict[str, Any]:
@@ -144,7 +138,7 @@ class Result:
 
     def __post_init__(self) -> None:
         for name, kind in _kinds().items():
-            object.__setattr__(self, name, _checked(name, kind, getattr(self, name)))
+            object.__setattr__(self, name, checked(name, kind, getattr(self, name)))
         self._check_reasons()
 
     def _check_reasons(self) -> None:
@@ -172,101 +166,6 @@ def columns() -> tuple[dataclasses.Field[Any], ...]:
     return tuple(entry for entry in dataclasses.fields(Result) if entry.metadata["column"])
 
 
-def _refuse(key: str, problem: str) -> NoReturn:
-    raise ResultError(f"{key}: {problem}")
-
-
-def _number(key: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
-    if type(value) is float and math.isfinite(value) and low <= value <= high:
-        return value  # nearly all: ten thousand results are read before each rebuild
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _refuse(key, f"{value!r} is not a number")
-    if not math.isfinite(value) or not low <= value <= high:
-        _refuse(
-            key, f"{value} is not within {low:g} ... {high:g}" if math.isfinite(value) else f"{value} is not finite"
-        )
-    return float(value)
-
-
-def _text(key: str, value: object, pattern: str = "", example: str = "") -> str:
-    if not isinstance(value, str):
-        _refuse(key, f"{value!r} is not a text")
-    if pattern and not re.fullmatch(pattern, value):
-        _refuse(key, f"{value!r} is not of the form {example}")
-    return value
-
-
-def _table(key: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        _refuse(key, f"{value!r} is not a table of names and values")
-    if not set(map(type, value)) <= {str}:
-        for name in value:
-            if not isinstance(name, str):
-                _refuse(f"{key}.{name}", f"{name!r} is not a text")
-    return dict(value)
-
-
-def _tree(key: str, value: object) -> Any:
-    """JSON values all the way down; tuples become lists, so that what is read equals what was written."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Mapping):
-        return {
-            name: item if type(item) in PLAIN else _tree(f"{key}.{name}", item)
-            for name, item in _table(key, value).items()
-        }
-    if isinstance(value, list | tuple):
-        return [_tree(f"{key}[{index}]", item) for index, item in enumerate(value)]
-    return _number(key, value)
-
-
-def _checked(key: str, kind: str, value: object) -> Any:
-    """The value in its one form, or ResultError."""
-    match kind:
-        case "name":
-            return _text(key, value, r"[a-z0-9][a-z0-9_+-]*", "name_of_small_letters")
-        case "variant":
-            return _text(key, value, r"[A-Za-z0-9_+-]*", "name-without-dots-and-slashes")
-        case "text" | "commit":
-            return _text(key, value)
-        case "digest":
-            return _text(key, value, r"[0-9a-f]{12}", "12 hexadecimal digits")
-        case "selection":
-            return _text(key, value, "|".join(SELECTIONS), " or ".join(SELECTIONS))
-        case "date":
-            _text(key, value, r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "2026-01-31T23:59:59Z")
-            with contextlib.suppress(ValueError):
-                return datetime.datetime.fromisoformat(str(value)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            _refuse(key, f"{value!r} is no date")
-        case "count":
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                _refuse(key, f"{value!r} is not a whole number from 0")
-            return value
-        case "percent":
-            return None if value is None else _number(key, value, 0.0, 100.0)
-        case "number" | "error":  # an error in units of the object's size can exceed 100 %
-            return None if value is None else _number(key, value, 0.0)
-        case "texts":
-            return {name: _text(f"{key}.{name}", item) for name, item in _table(key, value).items()}
-        case "numbers":
-            return {name: _number(f"{key}.{name}", item) for name, item in _table(key, value).items()}
-        case "nested":
-            return {name: _checked(f"{key}.{name}", "numbers", item) for name, item in _table(key, value).items()}
-        case "history":
-            return {name: _series(f"{key}.{name}", item) for name, item in _table(key, value).items()}
-        case "tree":
-            return _tree(key, _table(key, value))
-    raise AssertionError(kind)
-
-
-def _series(key: str, value: object) -> list[float]:
-    if not isinstance(value, list | tuple):
-        _refuse(key, f"{value!r} is not a list of numbers")
-    if all(type(item) is float and math.isfinite(item) for item in value):
-        return list(value)
-    return [_number(f"{key}[{index}]", item) for index, item in enumerate(value)]
-
-
 def utc_now() -> str:
     """The present moment as a result's date."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -280,7 +179,7 @@ def digest(config: Mapping[str, Any]) -> str:
     >>> digest({"b": [1, 2.5], "a": None}) == digest({"a": None, "b": (1, 2.5)})
     True
     """
-    canonical = json.dumps(_tree("config", config), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    canonical = json.dumps(tree("config", config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
@@ -316,7 +215,7 @@ def from_json(text: str, source: str = "result") -> Result:
             data = json.loads(text, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             raise ResultError(f"line {error.lineno}: not JSON ({error.msg}); is the file cut off?") from error
-        data = _table("result", data)
+        data = table("result", data)
         schema = data.pop("schema", None)
         if schema not in range(1, SCHEMA + 1):
             raise ResultError(
@@ -330,7 +229,7 @@ def from_json(text: str, source: str = "result") -> Result:
             raise ResultError(f"{missing[0]}: missing")
         result = object.__new__(Result)  # the constructor would check every value again
         for name, kind in fields.items():
-            object.__setattr__(result, name, _checked(name, kind, data[name]))
+            object.__setattr__(result, name, checked(name, kind, data[name]))
         result._check_reasons()
         return result
     except ResultError as error:
@@ -343,7 +242,7 @@ def _upgraded(data: dict[str, Any], schema: int) -> dict[str, Any]:
     if not new:
         return data
     why = dict.fromkeys(new, f"not measured when the run was made (schema {schema})")
-    return {**data, **dict.fromkeys(new), "reasons": {**_table("reasons", data.get("reasons")), **why}}
+    return {**data, **dict.fromkeys(new), "reasons": {**table("reasons", data.get("reasons")), **why}}
 
 
 def read_result(path: Path) -> Result:

@@ -148,6 +148,23 @@ def test_a_method_that_took_losses_later_keeps_the_name_of_its_cells_without_one
     assert changed.digest != plain.digest
 
 
+@pytest.mark.parametrize(
+    ("cores", "asked", "devices", "workers"),
+    [
+        (2, None, 1, 0),
+        (4, None, 1, 3),
+        (16, None, 4, 3),
+        (64, None, 2, 8),
+        (8, None, 4, 0),
+        (2, 5, 1, 5),
+        (64, 0, 1, 0),
+    ],
+)
+def test_loading_processes_leave_each_training_process_a_core(cores, asked, devices, workers, monkeypatch):
+    monkeypatch.setattr(config.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert config.count_workers(asked, devices) == workers
+
+
 def test_the_digest_ignores_machine_seed_and_comments_but_no_number():
     digest = resolve(Cell("baseline", "toybirds")).digest
     assert resolve(Cell("baseline", "toybirds", seed=3)).digest == digest

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fgbench import cli, leaderboard
 from fgbench.data import cub200
 from fgbench.leaderboard import files
 from fgbench.report import terminal
-from fgbench.result import Result, ResultError, columns, write_result
+from fgbench.result import Result, ResultError, columns, read_result, write_result
 
 PAPERS = """paper,table,page,method,variant,backbone,resolution,dataset,subset,metric,value,unit,note,method_file
 "A & B, 2020",3,,Region Grouping,,resnet101,448,cub200,,accuracy,87.30,%,,region_grouping
@@ -277,7 +278,10 @@ def test_a_result_added_while_the_page_is_made_is_not_lost(tmp_path: Path, monke
 
 
 def show(result: Result, folder: Path, width: int) -> str:
-    return terminal.terminal_table(folder, folder / "results" / result.dataset / f"{result.name}.json", width)
+    console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False)
+    with console.capture() as capture:
+        terminal.show(read_result(folder / "results" / result.dataset / f"{result.name}.json"), folder, console)
+    return capture.get()
 
 
 def test_the_terminal_shows_run_baseline_floor_and_paper(tmp_path: Path) -> None:

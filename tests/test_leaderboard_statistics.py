@@ -16,7 +16,7 @@ import pytest
 from known_rows import IMAGES, add, entries, tree_of
 from scipy import stats
 
-from fgbench import board, cli, leaderboard
+from fgbench import board, cli, leaderboard, options
 from fgbench.leaderboard import audit, comparison, merging, settings, tables
 from fgbench.result import Result, ResultError, read_result, write_result
 
@@ -79,6 +79,14 @@ def test_several_seeds_are_tested_with_their_spread(tmp_path: Path) -> None:
     assert found.interval.low < 2.5 < found.interval.high
     alone = comparison.compare(tmp_path, entry(tmp_path, f"{entry(tmp_path, 'a').run.name}"), entry(tmp_path, "b"))
     assert alone[0].a.values == pytest.approx((95,))
+
+
+def test_an_interval_of_two_seeds_far_apart_ends_where_no_difference_of_shares_goes_further(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for seed, right in enumerate((0.0, 1.0)):
+            add(tmp_path, name, seed, hits=np.full(IMAGES, right))
+    (found,) = comparison.compare(tmp_path, entry(tmp_path, "a"), entry(tmp_path, "b"), ["pointing_error"])
+    assert (found.interval.low, found.interval.difference, found.interval.high) == (-100, 0, 100)
 
 
 def test_an_image_that_one_run_lacks_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -440,7 +448,7 @@ def test_verbs_end_with_the_right_status(
 
 
 def test_the_command_line_offers_what_can_be_tested() -> None:
-    assert tuple(comparison.COLUMNS) == cli.TESTED
+    assert tuple(comparison.COLUMNS) == options.TESTED
 
 
 def test_a_command_names_its_cell_and_weights_need_not_be_here() -> None:

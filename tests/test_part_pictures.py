@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fgbench import part_pictures
-from fgbench.cli import build_parser, main
+from fgbench.cli import main
 from fgbench.data import CUB200, ToyBirds
 from fgbench.data.view import View
 from fgbench.methods import Baseline, DPNet, Optim
+from fgbench.options import build_parser
 from fgbench.pictures import Trained
 from fgbench.report import part_figures
 

@@ -1,5 +1,7 @@
 """The phase ``prepare`` and what fit and test read of it: once per image, resumed, shared, and without pixels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,23 @@ def test_only_methods_with_a_preparation_have_that_phase(monkeypatch):
     assert not config.has_preparation(tree)
     monkeypatch.setattr(Baseline, "preparation", Frozen.preparation)
     assert config.has_preparation(tree)
+
+
+def test_an_image_that_is_looked_at_again_is_not_written_again(root):
+    """A process without a missing image looks at one that has its row."""
+    data, method = make(root)
+    data.prepare_data()
+    data.setup("test")
+    module = prepare.Preparer(method, method.preparation(), data, 1.0)
+    rows, written = prepare.wanted_rows(data)[:2], []
+    module.missing = rows[1:]
+    module.writer = SimpleNamespace(write=lambda *given: written.append(given))
+    (batch,) = data.loader_of(rows, data.test_view)
+    with torch.inference_mode():
+        module.test_step(module.on_after_batch_transfer(batch, 0), 0)
+    ((new, values),) = written
+    assert new.tolist() == rows[1:].tolist()
+    assert len(values) == 1
 
 
 def test_two_processes_prepare_what_one_does(root):

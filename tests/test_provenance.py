@@ -49,4 +49,5 @@ def test_versions_and_device_are_named() -> None:
 
 def test_parameters_count_and_buffers_do_not() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 10))
+    model[0].requires_grad_(False)  # a frozen network counts: it is part of what a prediction costs
     assert provenance.params_m(model) * 1e6 == pytest.approx(8 * 27 + 16 + 90)

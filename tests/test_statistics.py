@@ -9,7 +9,17 @@ import pytest
 from scipy import integrate, stats
 
 from fgbench import statistics
-from fgbench.statistics import bootstrap, crossed, holm, letters, mcnemar, smallest_significant, summary, wilcoxon
+from fgbench.statistics import (
+    bootstrap,
+    crossed,
+    holm,
+    letters,
+    mcnemar,
+    resampling,
+    smallest_significant,
+    summary,
+    wilcoxon,
+)
 
 
 def right(only_a: int, only_b: int, both: int, none: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,11 +150,11 @@ def test_all_ways_to_draw_agree_with_a_plain_loop(way: str, monkeypatch: pytest.
     w = random.integers(1, 5, n).astype(np.float64)
     d = random.integers(-1, 2, n) * w if way == "counts" else random.lognormal(0, 1.5, n) * w
     if way == "blocks":
-        monkeypatch.setattr(statistics, "MOST_INDICES", 0)
+        monkeypatch.setattr(resampling, "MOST_INDICES", 0)
     calls = []
     used = {"counts": "_multinomial", "indices": "_gathered", "blocks": "_by_blocks"}[way]
-    original = getattr(statistics, used)
-    monkeypatch.setattr(statistics, used, lambda *given: calls.append(1) or original(*given))
+    original = getattr(resampling, used)
+    monkeypatch.setattr(resampling, used, lambda *given: calls.append(1) or original(*given))
     found = bootstrap(d[None], np.zeros((1, n)), w, draws=3000)
     assert calls
     low, high = quantiles_by_loop(d, w, 3000)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
-from fgbench.data.base import BenchDataModule
 from fgbench.data.images import decode
+from fgbench.data.listed import Listed
 from fgbench.data.listing import Listing, Split
 from fgbench.data.prepare import BLOCK, Steps, no_progress
 from fgbench.data.text import DataError
@@ -68,7 +68,7 @@ class _Seen:
     content: UInt8[ndarray, "n 16"]
 
 
-def check(data: BenchDataModule, threads: int = 4, steps: Steps = no_progress) -> Report:
+def check(data: Listed, threads: int = 4, steps: Steps = no_progress) -> Report:
     """Look at every image and at every annotation.
 
     Lists and annotations are read again, whatever an index says, and compared with it; images may be absent.
@@ -95,7 +95,7 @@ def check(data: BenchDataModule, threads: int = 4, steps: Steps = no_progress) -
     return Report(counts, data.num_outputs, tuple(findings), listing.digest())
 
 
-def _lists(data: BenchDataModule) -> tuple[Listing, list[Finding]]:
+def _lists(data: Listed) -> tuple[Listing, list[Finding]]:
     """What is listed, by the index if it is good for anything; and what is wrong with that index.
 
     Raises:

@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 
 from fgbench.data.archives import Archive, DamagedArchiveError, is_plain, unpack
-from fgbench.data.base import BenchDataModule
 from fgbench.data.files import check_images
 from fgbench.data.images import read_image
 from fgbench.data.index import read_index, write_index
+from fgbench.data.listed import Listed
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
 
@@ -41,7 +41,7 @@ def no_progress(what: str, total: int) -> Tick:
 
 
 def prepare(
-    data: BenchDataModule,
+    data: Listed,
     archives: Path | None = None,
     copies: bool = True,
     threads: int = 4,
@@ -88,7 +88,7 @@ def _possible(listing: Listing, cuts: Sequence[float]) -> list[float]:
 
 
 @contextmanager
-def _alone(data: BenchDataModule, folder: Path) -> Iterator[None]:
+def _alone(data: Listed, folder: Path) -> Iterator[None]:
     """One preparation at a time in a folder of datasets; the system frees it, however this process ends.
 
     Raises:
@@ -111,7 +111,7 @@ def _alone(data: BenchDataModule, folder: Path) -> Iterator[None]:
         yield
 
 
-def _read(data: BenchDataModule, folder: Path, absent: list[Archive], copies: bool, say: Say, steps: Steps) -> Listing:
+def _read(data: Listed, folder: Path, absent: list[Archive], copies: bool, say: Say, steps: Steps) -> Listing:
     """The tree; mended from the archives where it is not whole; or the copies where only these were kept."""
     try:
         data.prepare_data()
@@ -136,7 +136,7 @@ def _read(data: BenchDataModule, folder: Path, absent: list[Archive], copies: bo
         raise DataError(f"{error}{_wish(needed, folder)}{_hint(data, copies)}") from None
 
 
-def _kept_copies(data: BenchDataModule) -> Listing | None:
+def _kept_copies(data: Listed) -> Listing | None:
     """The listing of the copies where the originals were deleted; sizes of these are in the index before this one."""
     try:
         data.prepare_data()
@@ -155,7 +155,7 @@ def _kept_copies(data: BenchDataModule) -> Listing | None:
     return replace(part, sizes=before.sizes[place])
 
 
-def _hint(data: BenchDataModule, copies: bool) -> str:
+def _hint(data: Listed, copies: bool) -> str:
     folder = data.root / f"{data.name}_short{data.copy_short}"
     if not (copies and data.copy_short and folder.is_dir()):
         return ""
@@ -165,7 +165,7 @@ def _hint(data: BenchDataModule, copies: bool) -> str:
     )
 
 
-def _marks(data: BenchDataModule, archive: Archive) -> tuple[Path, Path]:
+def _marks(data: Listed, archive: Archive) -> tuple[Path, Path]:
     """Says that an archive was unpacked, and that it is being unpacked."""
     folder, name = data.root / "index", f"{data.name}-{archive.name}"
     return folder / f"{name}.unpacked", folder / f"{name}.unpacking"
@@ -175,16 +175,14 @@ def _found(source: Path) -> str:
     return f"{source.stat().st_size} {source.stat().st_mtime_ns}\n"
 
 
-def _is_marked(data: BenchDataModule, archive: Archive, folder: Path) -> bool:
+def _is_marked(data: Listed, archive: Archive, folder: Path) -> bool:
     """Whether an archive is there and was unpacked before."""
     source, (mark, _) = folder / archive.name, _marks(data, archive)
     there = source.is_file() and (data.root / archive.holds).exists() and not is_plain(archive.name)
     return there and mark.is_file() and mark.read_text() == _found(source)
 
 
-def _unpacked(
-    data: BenchDataModule, archive: Archive, folder: Path, say: Say, steps: Steps, again: bool = False
-) -> bool:
+def _unpacked(data: Listed, archive: Archive, folder: Path, say: Say, steps: Steps, again: bool = False) -> bool:
     """Unpack an archive that is there and was not unpacked before; whether its content is there now."""
     source, (mark, begun) = folder / archive.name, _marks(data, archive)
     if not source.is_file():
@@ -235,7 +233,7 @@ def _wish(archives: list[Archive], folder: Path) -> str:
 
 
 def make_copies(
-    data: BenchDataModule, listing: Listing, threads: int = 4, say: Say = print, steps: Steps = no_progress
+    data: Listed, listing: Listing, threads: int = 4, say: Say = print, steps: Steps = no_progress
 ) -> Listing:
     """Copies whose short side is ``data.copy_short`` at most, beside the originals; smaller images are linked to.
 
@@ -268,7 +266,7 @@ def make_copies(
     return part
 
 
-def _of_copies(data: BenchDataModule, listing: Listing) -> Listing:
+def _of_copies(data: Listed, listing: Listing) -> Listing:
     return replace(listing, folder=data.root / f"{data.name}_short{data.copy_short}", copy_short=data.copy_short)
 
 

@@ -24,10 +24,11 @@ from typing import Any
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from fgbench.data.base import BenchDataModule, knobs_digest
+from fgbench.data.base import BenchDataModule
 from fgbench.data.card import Card
 from fgbench.data.cub_tree import read_tree
 from fgbench.data.images import read_mask
+from fgbench.data.listed import knobs_digest
 from fgbench.data.listing import Listing
 from fgbench.data.text import DataError
 from fgbench.data.toybirds_bird import PARTS

@@ -138,7 +138,8 @@ class Regions(NamedTuple):
 
 def regions_of(maps: Float[Tensor, "b d u v"], boxes: Int[Tensor, "i r 4"], normalise: bool = False) -> Regions:
     """Regions of maps, in float32; with ``normalise`` each region's mean is brought to length one."""
-    cells = maps.flatten(2).transpose(1, 2).float().contiguous()  # once, for several products
+    # once, for several products; float16 is converted and put in order by one copy (``float()`` would keep the order)
+    cells = maps.flatten(2).transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format).contiguous()
     regions = Regions(cells, boxes, (maps.shape[2], maps.shape[3]))
     return Regions(normalize(regions.features(), dim=2), None) if normalise else regions
 

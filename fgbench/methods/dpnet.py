@@ -230,9 +230,9 @@ class DPNet(Chunks, PartEvidence):
         return Preparation("maps", self.network, key, replaces_image=True)
 
     def maps(self, batch: Batch) -> Float[Tensor, "b d u v"]:
-        """Stored, or computed now."""
+        """Stored (float16), or computed now; ``areas`` makes float32 of them, in the order of cells, in one copy."""
         found: Tensor = batch.prepared if batch.prepared.ndim == 4 else self.network(batch.image)
-        return found.float()
+        return found
 
     def boxes(self, image_id: Int[Tensor, " b"], size: tuple[int, int]) -> Int[Tensor, "i r 4"]:
         """The rectangles of images, in cells: ``y0 x0 y1 x1``, the end not included."""

@@ -60,7 +60,7 @@ from fgbench.layers import boxes as boxed
 from fgbench.layers.distributed import rank, world_size
 from fgbench.layers.hashed import hashed_uniform
 from fgbench.losses.ranking import RankMode, ranking_loss, truth_probability
-from fgbench.methods import focus_patches
+from fgbench.methods import focus_evidence, focus_patches
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.focus_local import Kind, LocalStream, TimeAttention, global_layers
 from fgbench.methods.focus_patches import numbers
@@ -68,7 +68,6 @@ from fgbench.methods.preparation import Preparation
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
 
-CELL = 8  # pixels of a cell of saliency and parts
 TestPatch = Literal["top1", "mean_all", "random"]
 
 
@@ -214,7 +213,7 @@ class FocusLonger(Method):
             trunk, num_outputs, local, steps, hidden, layers, time_pool, self.recipe.time_attention, keys, basis
         )
         self.steps = self.local.steps
-        self.parts, self.stream_names = self.steps or None, names_of_streams(self.steps)
+        self.parts, self.stream_names = self.steps or None, focus_evidence.names_of_streams(self.steps)
         if local != "self_attention":
             self.figures = self.figures[:2]
 
@@ -241,7 +240,7 @@ class FocusLonger(Method):
         # as many numbers as all processes need: an image has the same patch however many share the batch
         noise = torch.rand(world_size() * len(batch.image), device=batch.image.device)
         mine = noise[rank() * len(batch.image) :][: len(batch.image)]
-        patch = boxed.cut(batch.image, _one_of(found.boxes, mine), self.patch_size)
+        patch = boxed.cut(batch.image, focus_patches.one_of(found.boxes, mine), self.patch_size)
         features = self.local.trunk(patch)
         states = self.local(features).states if self.local.lstm is not None else None
         local = self.local.logits(features, states)
@@ -313,24 +312,18 @@ class FocusLonger(Method):
         streams, maps, weights = [found.logits[:, None], local[:, None]], None, None
         if steps is not None:
             scores = self.local.step_scores(steps.states).unflatten(0, (-1, count)).mean(1)
-            streams += self._step_streams(found.logits, scores)
+            streams += focus_evidence.of_steps(found.logits, scores, self.local.classifier.bias, self.local_weight)
             maps = evidence.steps if steps.attention is None else steps.attention
             weights = self.local.weights(steps.states).unflatten(0, (-1, count)).mean(1).float()
+        size, weight = (image.shape[2], image.shape[3]), self.classifier.weight[cast(Tensor, classes)]
         return Output(
             found.logits + self.local_weight * local,
-            self._saliency(image, found, boxes, cast(Tensor, classes), evidence.pooled),
-            None if maps is None else self._pasted(image, boxes, maps).mean(1),
+            focus_evidence.saliency(weight, found.features, evidence.pooled, boxes, size, self.local_weight),
+            None if maps is None else focus_evidence.pasted(maps, boxes, size).mean(1),
             streams=torch.cat(streams, 1),
             steps=None if maps is None else maps.unflatten(0, (-1, count))[:, 0],
             step_weights=weights,
         )
-
-    def _step_streams(self, coarse: Tensor, scores: Float[Tensor, "b t k"]) -> list[Tensor]:
-        """Each step by itself, fused with the global stream, and its sums and means up to each step; as named."""
-        bias, sums = self.local.classifier.bias, scores.cumsum(1)
-        lengths = torch.arange(1, scores.shape[1] + 1, device=scores.device)[:, None]
-        fused = [coarse[:, None] + self.local_weight * (x + bias) for x in (scores, sums, sums / lengths)]
-        return [scores + bias, *fused]
 
     def _test_boxes(self, boxes: Float[Tensor, "b n 4"], batch: Batch | None) -> Float[Tensor, "b m 4"]:
         if self.recipe.test_patch == "mean_all":
@@ -340,7 +333,7 @@ class FocusLonger(Method):
         drawn = hashed_uniform(
             numbers(boxes, batch)[:, None], torch.zeros(1, dtype=torch.int64, device=boxes.device), seed=1
         )
-        return _one_of(boxes, drawn[:, 0])
+        return focus_patches.one_of(boxes, drawn[:, 0])
 
     # ---- streams and patches
 
@@ -354,28 +347,6 @@ class FocusLonger(Method):
                 return torch.einsum("bnd,bduv->bnuv", self.classifier.weight[top], features.float())
 
         return Found(features, logits, self.extractor(image, batch, maps))
-
-    # ---- maps over the image
-
-    def _saliency(
-        self, image: Tensor, found: Found, boxes: Tensor, classes: Tensor, local: Float[Tensor, "bn u v"]
-    ) -> Float[Tensor, "b r c"]:
-        """Positive evidence per area of both streams, in logits over the area of the image."""
-        height, width = image.shape[2:]
-        with torch.autocast(image.device.type, enabled=False), torch.no_grad():
-            weight = self.classifier.weight[classes].float()
-            coarse = torch.einsum("bd,bduv->buv", weight, found.features.float()).relu()
-            coarse = nn.functional.interpolate(coarse[:, None], _cells(image), mode="bilinear")[:, 0]
-            x0, y0, x1, y1 = boxes.unbind(-1)
-            magnified = height * width / ((x1 - x0) * (y1 - y0)).clamp(min=1)
-            fine = self._pasted(image, boxes, local.relu()[:, None])[:, :, 0] * local[0].numel()
-            return coarse + self.local_weight * (fine * magnified[..., None, None]).mean(1)
-
-    def _pasted(
-        self, image: Tensor, boxes: Float[Tensor, "b n 4"], maps: Float[Tensor, "bn t u v"]
-    ) -> Float[Tensor, "b n t r c"]:
-        by_image = maps.unflatten(0, boxes.shape[:2])
-        return boxed.paste(by_image, boxes, (image.shape[2], image.shape[3]), _cells(image))
 
     # ---- figures
 
@@ -405,16 +376,6 @@ class FocusLonger(Method):
         }
 
 
-def names_of_streams(steps: int) -> tuple[str, ...]:
-    """Names of ``Output.streams``: both streams; steps alone, fused, and fused sums and means of the first steps.
-
-    >>> names_of_streams(1)
-    ('global', 'local', 'local_step_1', 'step_1', 'sum_1', 'mean_1')
-    """
-    kinds = ("local_step", "step", "sum", "mean")
-    return ("global", "local", *(f"{kind}_{step}" for kind in kinds for step in range(1, steps + 1)))
-
-
 def shrunk(image: Float[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 h2 w2"]:
     """Images whose shorter side has at most so many pixels, all of the former ones averaged into them.
 
@@ -428,13 +389,3 @@ def shrunk(image: Float[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "
     sides = (round(scale * height), round(scale * width))
     with torch.autocast(image.device.type, enabled=False):
         return nn.functional.interpolate(image.float(), sides, mode="bilinear", antialias=True)
-
-
-def _cells(image: Tensor) -> tuple[int, int]:
-    return -(-image.shape[2] // CELL), -(-image.shape[3] // CELL)
-
-
-def _one_of(boxes: Float[Tensor, "b n 4"], place: Float[Tensor, " b"]) -> Float[Tensor, "b 1 4"]:
-    """The box of each image at a place in [0, 1) of its list."""
-    index = (place * boxes.shape[1]).long().clamp(max=boxes.shape[1] - 1)
-    return boxes.gather(1, index[:, None, None].expand(-1, 1, 4))

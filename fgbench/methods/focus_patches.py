@@ -123,6 +123,12 @@ def numbers(image: Tensor, batch: Batch | None) -> Int[Tensor, " b"]:
     return torch.zeros(len(image), dtype=torch.int64, device=image.device) if batch is None else batch.image_id
 
 
+def one_of(boxes: Float[Tensor, "b n 4"], place: Float[Tensor, " b"]) -> Float[Tensor, "b 1 4"]:
+    """The box of each image at a place in [0, 1) of its list."""
+    index = (place * boxes.shape[1]).long().clamp(max=boxes.shape[1] - 1)
+    return boxes.gather(1, index[:, None, None].expand(-1, 1, 4))
+
+
 def read_boxes(path: str, count: int) -> Float32[Tensor, "images n 4"]:
     """The first boxes of each image of a dataset, in pixels of the original files, by the images' numbers.
 

@@ -1,6 +1,5 @@
 """One run on the terminal beside its floors, its baseline and the papers: readable at 60 columns, without colour."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fgbench import leaderboard
-from fgbench.result import Result, read_result
+from fgbench.result import Result
 
 METRICS = {  # column: its name on the terminal, digits, its floor's column, its names in the papers' table
     "accuracy": ("accuracy %", 2, "", ("accuracy", "attribute_accuracy")),
@@ -42,20 +41,6 @@ def show(result: Result, folder: Path, console: Console | None = None) -> None:
     """
     results = leaderboard.read_results(folder).results
     (console or Console()).print(run_table(result, results, leaderboard.published(folder)))
-
-
-def terminal_table(folder: Path, path: Path, width: int | None = None) -> str:
-    """What ``show`` prints, as plain text.
-
-    Args:
-        folder: the leaderboard's folder.
-        path: a result file.
-        width: columns; those of the terminal if not given.
-    """
-    console = Console(file=io.StringIO(), width=width, no_color=True, force_terminal=False)
-    with console.capture() as capture:
-        show(read_result(path), folder, console)
-    return capture.get()
 
 
 def run_table(result: Result, results: Sequence[Result], papers: pd.DataFrame) -> RenderableType:

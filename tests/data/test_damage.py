@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from fakes import FAKES
@@ -116,6 +117,15 @@ def test_counts_of_the_whole_dataset_are_checked(name, open_fake, fake_root):
     ) as error:
         open_fake(name, fake_root(name), **whole)
     assert str(error.value).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_labels_that_are_no_class_are_refused(shift, open_fake, fake_root):
+    data = open_fake("cub200", fake_root("cub200"))
+    listing = data.read()
+    data.read = lambda: replace(listing, target=listing.target + shift)
+    with pytest.raises(DataError, match=rf"^cub200: .* labels from {shift} to {2 + shift}, not 0 to k - 1"):
+        data.read_sized()
 
 
 @pytest.mark.parametrize("name", NAMES)

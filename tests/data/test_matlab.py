@@ -18,6 +18,7 @@ CONTENT = {
     "wide": np.arange(12, dtype=np.int16).reshape(3, 4),
     "scalar": np.array([[7]], np.uint8),
     "text": "some text",
+    "lines": np.array(["one", "two"]),
     "none": np.empty((0, 0)),
 }
 

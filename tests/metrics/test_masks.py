@@ -13,7 +13,7 @@ from fgbench import measures
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import floor_maps, floors
 from fgbench.metrics.base import BenchMetric
-from fgbench.metrics.masks import MaskedParts, MaskIoU, saliency_iou
+from fgbench.metrics.masks import MaskedParts, MaskIoU, part_iou, saliency_iou
 from fgbench.types import Output
 
 TRUE = len(ToyBirds.mask_names)
@@ -198,6 +198,13 @@ def test_iou_pointing_and_pixel_agreement_are_those_of_plain_loops(birds):
     assert found["nmi_pixels"] == pytest.approx(100 * normalized_mutual_info_score(true, own))
     assert found["ari_foreground"] == pytest.approx(100 * adjusted_rand_score(true[bird], own[bird]))
     assert found["nmi_foreground"] == pytest.approx(100 * normalized_mutual_info_score(true[bird], own[bird]))
+
+
+def test_pixels_of_no_part_and_of_no_true_part_count_in_unions():
+    # rows: two parts, then no part; columns: no true part, then two
+    table = torch.tensor([[5, 3, 0], [1, 0, 4], [10, 1, 2]])
+    # part 0 with true part 0: 3 of 8 + 4 - 3; part 1 with true part 1: 4 of 5 + 6 - 4
+    assert part_iou(table) == pytest.approx((3 / 9 + 4 / 7) / 2)
 
 
 def test_the_iou_of_a_saliency_is_by_hand():

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from fgbench.methods import METHODS
 from fgbench.report.figures import part_colours
-from fgbench.report.method_figures import DRAWN, RIGHT, WRONG, write_method_figure
+from fgbench.report.method_figures import DRAWN, RIGHT, WRONG, draw_steps, write_method_figure
 
 OWN = ("sampling", "channels", "patches", "steps", "attention")  # others are tested with their methods
 RNG = np.random.default_rng(0)
@@ -85,6 +86,10 @@ def test_right_and_wrong_steps_are_stamped_in_their_colours(tmp_path):
         counts.append((pixels_near(picture, RIGHT), pixels_near(picture, WRONG)))
     assert counts[0][0] > counts[1][0]
     assert counts[1][1] > counts[0][1]
+    axes = Figure().subplots(1, 5).tolist()
+    draw_steps(axes, image, found | {"predicted": np.array([1, 2, 2])})
+    told = [(axis.get_title(), axis.title.get_color()) for axis in axes[2:]]
+    assert told == [("t = 1 right", RIGHT), ("t = 2 wrong", WRONG), ("t = 3 wrong", WRONG)]
 
 
 def test_boxes_are_outlined_where_they_are(tmp_path):
