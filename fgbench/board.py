@@ -180,13 +180,15 @@ def _resolved(cell: Cell) -> dict[str, Any]:
 
 def _without_weights(overrides: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """The overrides without those of weights, and the names of these arguments."""
+    from fgbench import config
+
     kept: list[str] = []
     given: list[str] = []
     skip = False
     for word in overrides:
         if word.startswith("--"):
             name = word.split("=", 1)[0].rsplit(".", 1)[-1]
-            skip = word.startswith("--method.") and name in ("weights", "attention_weights")
+            skip = word.startswith("--method.") and name in config.WEIGHTS
             given += [name] if skip else []
         if not skip:
             kept.append(word)

@@ -451,15 +451,21 @@ def test_the_command_line_offers_what_can_be_tested() -> None:
     assert tuple(comparison.COLUMNS) == options.TESTED
 
 
-def test_a_command_names_its_cell_and_weights_need_not_be_here() -> None:
+@pytest.mark.parametrize(
+    ("method", "track", "files"),
+    [("baseline", "cub20_224", ["weights"]), ("focus_longer", "cub20_focus", ["weights", "patch_weights"])],
+)
+def test_a_command_names_its_cell_and_weights_need_not_be_here(method: str, track: str, files: list[str]) -> None:
     result = next(
         run
         for run in leaderboard.read_results(ROOT / "leaderboard").results
-        if run.dataset == "cub200" and run.seed == 1
+        if (run.dataset, run.method, run.track) == ("cub200", method, track)
     )
     cell = board.cell_of(result)
-    assert (cell.method, cell.dataset, cell.seed, cell.track) == (result.method, "cub200", 1, "cub20_224")
-    now = board.configuration(result)
-    assert now["method"]["init_args"]["weights"] == result.resolved["method"]["init_args"]["weights"]
+    assert (cell.method, cell.dataset, cell.seed, cell.track) == (method, "cub200", result.seed, track)
+    now, then = (content["method"]["init_args"] for content in (board.configuration(result), result.resolved))
+    for name in files:
+        assert then[name].startswith("file:")
+        assert now[name] == then[name]
     with pytest.raises(ResultError, match="is not: make bench"):
         board.cell_of(dataclasses.replace(result, command="python train.py"))
