@@ -4,10 +4,11 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -82,7 +83,7 @@ def train(name, target, rank=None):
         loss_of = DistributedDataParallel(convert_sync_batchnorm(loss_of))
     optimizer = torch.optim.SGD(method.parameter_groups(), momentum=0.9, weight_decay=5e-4)
     first = {}
-    RepeatableEpochs(0).on_train_epoch_start(SimpleNamespace(current_epoch=0, global_rank=rank or 0), method)
+    RepeatableEpochs(0).on_train_epoch_start(Mock(spec=Trainer, current_epoch=0, global_rank=rank or 0), method)
     for step in range(STEPS):
         data = batch(step, target, rank)
         optimizer.zero_grad()
