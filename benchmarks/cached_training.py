@@ -2,7 +2,7 @@
 
 ResNet-18 with cross-entropy at 224 pixels, the cheapest network of the recipe, so the one that reading slows most. The
 first pass, which fills a cache, is not timed. The loops take turns within this process, and the median of the ratios of
-their images per second is the result; on a CPU it is the process's own time that counts.
+their images per second is the result; float32. On a CPU one thread of this process does all, and its own time counts.
 
 ``python benchmarks/cached_training.py [--device cuda] [--images 2000] [--turns 5] [--workers 8] [--backbone resnet18]``
 """
@@ -79,13 +79,15 @@ def compare(found: dict[str, BenchDataModule], method: Method, turns: int, devic
     random, steps = batch._replace(image=torch.randint_like(batch.image, 256)), len(loaders["none"])
     images_per_s([random] * 2, found["none"], method, optimizer, device)
     ratios: dict[str, list[float]] = {cache: [] for cache in found}
+    plain: list[float] = []
     for turn in range(turns):
-        plain = images_per_s([random] * steps, found["none"], method, optimizer, device)
+        plain.append(images_per_s([random] * steps, found["none"], method, optimizer, device))
         for cache, loader in loaders.items():
             loader.batch_sampler.set_epoch(turn + 1)
-            ratios[cache].append(images_per_s(loader, found[cache], method, optimizer, device) / plain)
+            ratios[cache].append(images_per_s(loader, found[cache], method, optimizer, device) / plain[-1])
     shape = f"{method.backbone.arch}, {steps} steps of {len(random.target)} images on {device}"
-    print(f"{shape}: {plain:.1f} images/s on random ones")
+    second = "CPU second" if device.type == "cpu" else "second"
+    print(f"{shape}: {statistics.median(plain):.1f} images a {second} on random ones")
     for cache, values in ratios.items():
         told = f"{statistics.median(values):.3f} of that ({min(values):.3f} to {max(values):.3f})"
         print(f"cache {cache}: {told}")
@@ -94,14 +96,18 @@ def compare(found: dict[str, BenchDataModule], method: Method, turns: int, devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--images", type=int, default=None, help="that train; 2,000 on a GPU, else 70")
+    parser.add_argument("--images", type=int, default=None, help="that train, a multiple of 10; 2,000 on a GPU, else 70")
     parser.add_argument("--size", type=int, default=256, help="pixels of the files; default: %(default)s")
     parser.add_argument("--turns", type=int, default=None, help="5 on a GPU, else 3")
-    parser.add_argument("--workers", type=int, default=None, help="loading processes; 8 on a GPU, else none")
+    parser.add_argument("--workers", type=int, default=None, help="loading processes, on a GPU only; default: 8")
     parser.add_argument("--backbone", default="resnet18", help="default: %(default)s")
     options = parser.parse_args()
     device = torch.device(options.device)
     gpu = device.type == "cuda"
+    if not gpu:
+        if options.workers:
+            parser.error("--workers: on a CPU the time of other processes would not be counted")
+        torch.set_num_threads(1)
     images = options.images or (2000 if gpu else 70)
     turns = options.turns or (5 if gpu else 3)
     workers = (8 if gpu else 0) if options.workers is None else options.workers

@@ -21,10 +21,10 @@ class Explained(LightningModule):
 
     Attributes:
         parts: number of part maps, None without parts.
-        class_stages: as of the method where its own evidence is shown, of fresh weights; else 0,
-        bound_parts: and this one too.
-        stream_names: none: its further logits are not asked for,
-        steps: nor are its maps of each step.
+        class_stages: the method's where its own evidence is shown, of fresh weights; else 0.
+        bound_parts: likewise.
+        stream_names: none; further logits are not asked for.
+        steps: 0; maps of each step are not asked for.
     """
 
     class_stages: int = 0

@@ -29,7 +29,8 @@ def accuracy_curves(chosen: Sequence[Entry]) -> dict[str, list[list[float]]]:
     Raises:
         ValueError: no run has an accuracy per epoch; says how to get one.
     """
-    found = [(entry, [run.history.get("val_accuracy", []) for run in entry.runs]) for entry in chosen]
+    trained = [entry for entry in chosen if entry.run.explainer == "own"]  # other rows are of the same trainings
+    found = [(entry, [run.history.get("val_accuracy", []) for run in entry.runs]) for entry in trained]
     found = [(entry, [curve for curve in curves if curve]) for entry, curves in found]
     found = [(entry, curves) for entry, curves in found if curves]
     if not found:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 PROBED = (
-    "part_stability", "part_stability_agnostic", "part_stability_blank", "insertion", "deletion", "sanity_rank",
-    "sanity_ssim",
+    "part_stability", "part_stability_agnostic", "part_stability_blank", "bound_part_stability_blank", "insertion",
+    "deletion", "sanity_rank", "sanity_ssim",
 )  # fmt: skip
 
 

@@ -33,6 +33,12 @@ def test_seeds_of_a_setting_are_together_and_runs_that_did_not_validate_are_left
     assert found == {"baseline": [[10.0, 30.0], [20.0, 50.0]], "baseline.arcface": [[5.0, 15.0]]}
 
 
+def test_a_training_that_was_explained_too_is_drawn_once(tmp_path):
+    row(tmp_path, values=(10.0, 20.0))
+    row(tmp_path, values=(10.0, 20.0), explainer="gradcam")
+    assert accuracy_curves(entries(tmp_path)) == {"baseline": [[10.0, 20.0]]}
+
+
 def test_two_settings_of_one_name_are_told_apart(tmp_path):
     for extra in (1, 2):
         row(tmp_path, values=(10.0 * extra, 20.0), extra=extra)
