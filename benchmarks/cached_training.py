@@ -96,7 +96,9 @@ def compare(found: dict[str, BenchDataModule], method: Method, turns: int, devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--images", type=int, default=None, help="that train, a multiple of 10; 2,000 on a GPU, else 70")
+    parser.add_argument(
+        "--images", type=int, default=None, help="that train, a multiple of 10; 2,000 on a GPU, else 70"
+    )
     parser.add_argument("--size", type=int, default=256, help="pixels of the files; default: %(default)s")
     parser.add_argument("--turns", type=int, default=None, help="5 on a GPU, else 3")
     parser.add_argument("--workers", type=int, default=None, help="loading processes, on a GPU only; default: 8")
