@@ -64,11 +64,12 @@ def target_of(dataset):
     return config.make_data(resolve(Cell("baseline", dataset)).tree).target
 
 
-@pytest.mark.parametrize("track", ["scratch+vgg16", "scratch+resnet18", "scratch+resnet18+short+cub20"])
+@pytest.mark.parametrize("track", ["scratch+vgg16", "scratch+resnet18", "scratch+resnet18+cub20+short+bf16"])
 @pytest.mark.parametrize("method", ["baseline", "mc_loss", "tdsa"])
 def test_the_recipe_from_scratch_is_the_papers(method, track):
     tree = resolve(Cell(method, "cub200", track=track)).tree
     assert tree["trainer"]["max_epochs"] == (60 if "short" in track else 300)
+    assert (tree["trainer"]["precision"] == "bf16-mixed") == ("bf16" in track)
     data, arguments = tree["data"]["init_args"], tree["method"]["init_args"]
     assert arguments["weights"] is None
     assert arguments["mean"] == arguments["std"] == [0.5, 0.5, 0.5]
