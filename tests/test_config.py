@@ -123,6 +123,12 @@ def test_a_loss_is_a_variant_with_a_name_and_a_digest_of_its_own():
     assert arc.command.endswith("ARGS='--variant no_attention+arcface'")
 
 
+def test_the_long_track_changes_nothing_but_the_epochs():
+    short, long = (resolve(Cell("tdsa", "toybirds", track=track)).tree for track in ("toybirds50", "toybirds50+long"))
+    assert long["trainer"].pop("max_epochs") == 4 * short["trainer"].pop("max_epochs")
+    assert long == short
+
+
 def test_what_is_not_a_loss_or_a_track_or_cannot_have_one_is_said():
     with pytest.raises(ConfigError, match=r"no loss 'arc'; known: a_softmax, arcface"):
         cells.grid("baseline", "toybirds", "0", "", "paper", [], "arc")
