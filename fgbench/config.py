@@ -46,7 +46,7 @@ WEIGHTS = (
 )  # arguments of methods that name weights: known by content, not by path
 
 
-LATER = ("loss", "still_norm")  # arguments of methods that came when there were digests; null is what was before
+LATER = ("loss", "still_norm", "average")  # methods' arguments that came when there were digests; null: as before
 
 
 @dataclass(frozen=True)

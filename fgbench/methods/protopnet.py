@@ -35,10 +35,12 @@ Differences from paper and from code, each with its reason:
   and no cost prefers a cell on the object to one beside it (``experiments/cells/toybirds/protopnet.yaml`` has counts).
 * VGG's fifth pool is left out of the suite's backbones; ``pool`` puts it back (7 x 7 cells at 224 pixels). Other
   networks end at stride 32 as they are, and are pooled only where ``pool`` asks for it.
+* ``average`` is ours: prototypes of means over overlapping windows of the map. The nearest single cell of hundreds is
+  often a chance likeness beside the object (``experiments/tracks/cub20_focus/protopnet.yaml`` has counts).
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -49,49 +51,14 @@ from fgbench.layers.distributed import world_size
 from fgbench.layers.patches import high_activation_boxes, strongest
 from fgbench.layers.prototypes import Nearest, group_prototypes, log_similarity, nearest_cells, squared_distances
 from fgbench.methods.base import Method, Optim
+from fgbench.methods.prototype_stages import Epoch, Stage, timetable
 from fgbench.pretrained import Colour
 from fgbench.types import Batch, Output, Target
-
-Stage = Literal["warm", "joint", "last"]
 
 OTHER_CLASS = -0.5  # of the last layer at the start; 1 for the prototypes of the class itself
 PICTURE = 32  # pixels, side of a prototype's picture
 EXTENT = 0.05**0.5  # its share of the image's sides: a twentieth of the area, what a high-activation box holds at least
 SHOWN = 5  # prototypes in a figure
-
-
-class Epoch(NamedTuple):
-    """What one epoch trains, and whether prototypes are projected at its end."""
-
-    stage: Stage
-    projects: bool
-
-
-def timetable(epochs: int, warm: float, last: float, projections: int) -> tuple[Epoch, ...]:
-    """The stages of a training: ``warm``, then as many cycles of ``joint``, projection and ``last`` as fit.
-
-    >>> [epoch.stage for epoch in timetable(8, 0.25, 0.34, 2)]
-    ['warm', 'warm', 'joint', 'joint', 'last', 'joint', 'joint', 'last']
-
-    Args:
-        epochs: of the training.
-        warm: share of the epochs.
-        last: share of each cycle's epochs.
-        projections: cycles; with none, the rest is ``joint``.
-    """
-    before = min(round(warm * epochs), max(0, epochs - 1))
-    table = [Epoch("warm", False)] * before
-    rest = epochs - before
-    if projections == 0:
-        return tuple(table + [Epoch("joint", False)] * rest)
-    cycles = min(projections, rest)
-    for cycle in range(cycles):
-        length = rest * (cycle + 1) // cycles - rest * cycle // cycles
-        after = min(round(last * length), length - 1)
-        table += (
-            [Epoch("joint", False)] * (length - after - 1) + [Epoch("joint", True)] + [Epoch("last", False)] * after
-        )
-    return tuple(table)
 
 
 def cluster_and_separation(
@@ -106,6 +73,19 @@ def cluster_and_separation(
     own = distance.gather(1, target[:, None])
     others = distance.scatter(1, target[:, None], torch.inf).min(1).values
     return own.mean(), others.mean()
+
+
+def windows(apart: int | None) -> list[nn.Module]:
+    """Means over windows twice as wide as they lie apart: each is centred on the cell that it becomes.
+
+    Raises:
+        ValueError: they would not be.
+    """
+    if apart is None:
+        return []
+    if apart < 2 or apart % 2:
+        raise ValueError(f"average is {apart}; windows lie an even number of cells apart: 2, 4, ..., or null for none")
+    return [nn.AvgPool2d(2 * apart, apart, apart // 2, count_include_pad=False)]
 
 
 class ProtoPNet(Method):
@@ -129,6 +109,8 @@ class ProtoPNet(Method):
         last_factor: learning rate of the last layer over ``optim.lr``.
         projections: of prototypes on training patches; 0 leaves them what they are (no pictures then).
         still_norm: ``always``: batch norm keeps its moments in all stages; null: in the last one only.
+        average: an even number; the map (after ``pool``) is averaged over windows of twice so many cells a side, which
+            lie so many cells apart: 2 makes 7 x 7 cells of 14 x 14. Null leaves it as it is.
         num_outputs: see ``Method``.
         target: see ``Method``.
         optim: see ``Method``.
@@ -166,6 +148,7 @@ class ProtoPNet(Method):
         last_factor: float = 1.0,
         projections: int = 3,
         still_norm: Literal["always"] | None = None,
+        average: int | None = None,
     ) -> None:
         super().__init__(num_outputs, target, optim)
         for name, value in {"per_class": per_class, "channels": channels, "parts": parts}.items():
@@ -180,7 +163,7 @@ class ProtoPNet(Method):
             )
         self.backbone = Backbone(backbone, weights, stages=stages, mean=mean, std=std)
         pool = backbone.startswith("vgg") if pool is None else pool
-        self.pool: nn.Module = nn.MaxPool2d(2, 2) if pool else nn.Identity()
+        self.pool = nn.Sequential(*[nn.MaxPool2d(2, 2)] * pool, *windows(average))
         first, second = nn.Conv2d(self.backbone.out_channels, channels, 1), nn.Conv2d(channels, channels, 1)
         for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

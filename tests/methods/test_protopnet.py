@@ -12,8 +12,9 @@ from fgbench import bench, config, run
 from fgbench.cells import Cell
 from fgbench.data.samplers import EvalBatches, TrainBatches
 from fgbench.methods import Optim, ProtoPNet
-from fgbench.methods.protopnet import EXTENT, PICTURE, cluster_and_separation, cut, timetable
+from fgbench.methods.protopnet import EXTENT, PICTURE, cluster_and_separation, cut
 from fgbench.methods.prototype_patches import PatchExtractor, load_protopnet
+from fgbench.methods.prototype_stages import timetable
 from fgbench.passes import TrainingPass
 from fgbench.pretrained import WeightsError
 from fgbench.report.method_figures import write_method_figure
@@ -97,6 +98,35 @@ def test_only_a_vgg_gets_its_fifth_pool_unless_asked():
     assert make().pool(torch.zeros(1, 2, 7, 7)).shape == (1, 2, 7, 7)
     assert make(pool=True).pool(torch.zeros(1, 2, 7, 7)).shape == (1, 2, 3, 3)
     assert config.tree_of(Cell("protopnet", "cub200"), files=False)["method"]["init_args"]["pool"] is None
+
+
+@pytest.mark.parametrize("apart", [2, 4])
+def test_a_window_is_the_mean_of_the_cells_that_lie_around_the_cell_it_becomes(apart):
+    maps = torch.rand(2, 5, 16, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = make(average=apart).pool(maps)
+    assert found.shape == (2, 5, 16 // apart, 8 // apart)
+    for row, column in np.ndindex(16 // apart, 8 // apart):
+        x, y = (column + 0.5) / (8 // apart), (row + 0.5) / (16 // apart)  # its centre, in units of the sides
+        around = [
+            maps[:, :, i, j]
+            for i, j in np.ndindex(16, 8)
+            if abs((i + 0.5) / 16 - y) < apart / 16 and abs((j + 0.5) / 8 - x) < apart / 8
+        ]
+        torch.testing.assert_close(found[:, :, row, column], sum(around) / len(around))
+
+
+def test_windows_average_what_the_network_sees_in_training_and_in_test():
+    method = make(average=2).eval()
+    image = torch.rand(2, 3, 64, 64)
+    fine = method.backbone(image)
+    with torch.no_grad():
+        assert method.similarities(image).shape[2:] == (fine.shape[2] // 2, fine.shape[3] // 2)
+        method.stage = "joint"
+        seen = []
+        method.add_on.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[2:]))
+        fields = [torch.tensor([0, 1]), torch.arange(2), *[torch.zeros(2, 0)] * 5]
+        method.loss(Batch(image, *fields))
+    assert seen == [(fine.shape[2] // 2, fine.shape[3] // 2)]
 
 
 def test_the_costs_are_those_of_a_loop_over_pairs():
@@ -409,7 +439,9 @@ def test_attributes_are_refused_with_the_reason():
         ProtoPNet(4, "attributes", Optim(), backbone="resnet_nano", weights=None)
 
 
-@pytest.mark.parametrize("wrong", [{"per_class": 0}, {"channels": 0}, {"warm": 1.0}, {"projections": -1}, {"parts": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"per_class": 0}, {"channels": 0}, {"warm": 1.0}, {"projections": -1}, {"parts": 0}, {"average": 3}]
+)
 def test_impossible_arguments_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         make(**wrong)
