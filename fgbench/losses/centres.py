@@ -60,9 +60,12 @@ class LGM(Head):
     Paper: Wan et al., Rethinking Feature Distribution for Loss Functions in Image Classification, CVPR 2018. The logit
     of a class is minus half the squared distance from its mean, Eq. 5; of the target ``1 + margin`` times that, Eq. 12;
     the likelihood term is half the squared distance from the target's mean, Eq. 9. The paper takes margins of 0.1
-    to 0.3 on CIFAR-100 and weights of the likelihood of 0.01 to 0.1. Ours are the lower ends: from scratch at a rate of
-    0.1, on vectors that end in a batch norm, 0.1 drew all features and means into one point within five epochs, where
-    cross-entropy has no gradient (``experiments/losses/lgm.yaml``).
+    to 0.3 on CIFAR-100 and weights of the likelihood of 0.01 to 0.1; 0.1 and 0.01 are the defaults of the authors'
+    TensorFlow code (github.com/WeitaoVan/L-GM-loss), as are the means' first values.
+
+    From scratch it starts badly: on long features a larger margin and a larger likelihood both ask for shorter ones
+    first, and with all features and means in one point the cross-entropy has no gradient
+    (``experiments/losses/lgm.yaml`` has two runs).
 
     Args:
         features: see ``Head``.
@@ -76,6 +79,7 @@ class LGM(Head):
         if margin < 0 or likelihood < 0:
             raise ValueError(f"LGM: margin={margin}, likelihood={likelihood}; both must be at least 0")
         self.margin, self.likelihood = margin, likelihood
+        nn.init.xavier_uniform_(self.weight)
 
     def logits(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Minus half the squared distance from each mean."""

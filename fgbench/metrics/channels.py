@@ -5,7 +5,8 @@ Numbers for the claims that the mutual-channel papers make with pictures (Chang 
 
 *Definition, alignment.* ``channel_alignment_<stage>``: share of images for which the channels of the labelled class say
 more (mean over positions of the largest of a class's channels) than those of any other class; the first of equal ones
-counts. Higher is better. Floor ``chance``: one over the number of classes.
+counts. The finer maps (``mid``) are those before the gate, which training aligns behind it. Higher is better. Floor
+``chance``: one over the number of classes.
 
 *Definition, overlap.* Each map of the predicted class is divided by its sum; of two maps the sum over positions of the
 smaller value, which is one minus their total variation; ``channel_overlap_<stage>`` is the mean over all pairs of a

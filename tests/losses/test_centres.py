@@ -51,6 +51,11 @@ def test_lgm_is_the_worked_example():
     assert float(loss.detach()) == pytest.approx(0.1460354 + 0.5, abs=1e-6)
 
 
+def test_the_means_of_lgm_start_as_wide_as_in_the_authors_code():
+    torch.manual_seed(0)
+    assert float(LGM(512, 50).weight.std()) == pytest.approx((2 / (512 + 50)) ** 0.5, rel=0.02)
+
+
 def test_lgm_is_the_loop(few):
     head = LGM(5, 4, margin=0.3, likelihood=0.1)
     distances = [[0.5 * float(((x - m) ** 2).sum()) for m in head.weight.detach().double()] for x in few[0].double()]

@@ -55,6 +55,8 @@ def test_a_loss_and_its_gradients_are_those_of_the_reference(name, batch):
     torch.testing.assert_close(mine[0].double(), expected[0], rtol=1e-5, atol=1e-6)
     # the first image is at the end of the range of cosines, where an arc cosine has no gradient: the rest is compared
     torch.testing.assert_close(mine[1][1:].double(), expected[1][1:], rtol=1e-3, atol=1e-5)
+    others = torch.arange(CLASSES) != target[0]
+    torch.testing.assert_close(mine[2][others].double(), expected[2].T[others], rtol=1e-3, atol=1e-5)
 
 
 def test_coco_is_the_normalised_softmax_at_its_temperature(batch):
