@@ -65,13 +65,9 @@ def load(folder: Path, explainer: str = run.OWN) -> Trained:
         RuntimeError: it was not trained to its end, or its checkpoint is damaged.
         ExplainerError: there is no such explainer.
     """
-    content = run.read_run(folder)
+    content = run.read_trained(folder)
     tree = content["tree"]
-    if not (folder / "fit.json").exists():
-        raise RuntimeError(
-            f"{folder}: not trained to its end (no fit.json); run its command again: {content['command']}"
-        )
-    checkpoint = folder / "checkpoints" / ("last.ckpt" if tree["selection"] == "last" else "best.ckpt")
+    checkpoint = run.selected_checkpoint(folder, tree)
     data, method = config.instantiate(tree)
     run.load_weights(method, checkpoint)
     data.prepare_data()
@@ -377,12 +373,12 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
 def _two_runs(
     before: Path, after: Path, device: torch.device
 ) -> tuple[list[str], BenchDataModule, tuple[Method, Method]]:
-    """Names, data and trained methods of two runs of the same data."""
-    runs = [run.read_run(folder) for folder in (before, after)]
+    """Names, data and methods, as they were tested, of two runs of the same data."""
+    runs = [run.read_trained(folder) for folder in (before, after)]
     methods = []
     for folder, content in zip((before, after), runs, strict=True):
         data, method = config.instantiate(content["tree"])
-        run.load_weights(method, folder / "checkpoints" / "last.ckpt")
+        run.load_weights(method, run.selected_checkpoint(folder, content["tree"]))
         methods.append(method.eval().to(device))
     seen = [config.portable(content["tree"])["data"] for content in runs]  # without options that came later, unset
     if seen[0] != seen[1]:

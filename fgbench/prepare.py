@@ -96,9 +96,8 @@ class Preparer(LightningModule):
         with torch.no_grad():
             row = self.preparation.compute(torch.zeros(1, 3, height, width))
         shape, dtype = tuple(row.shape[1:]), np.dtype(self.preparation.dtype)
-        StoreWriter.create(
-            self.folder, key_of(self.preparation, self.data), len(listing.names), shape, dtype, self.cap_gb
-        )
+        key, advice = key_of(self.preparation, self.data), self.preparation.advice
+        StoreWriter.create(self.folder, key, len(listing.names), shape, dtype, self.cap_gb, advice)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The images without a row, each once, dealt out exactly."""

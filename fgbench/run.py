@@ -87,6 +87,23 @@ def read_run(folder: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text()))
 
 
+def read_trained(folder: Path) -> dict[str, Any]:
+    """The same, of a run whose training is finished.
+
+    Raises:
+        RuntimeError: it was not trained to its end.
+    """
+    run = read_run(folder)
+    if not (folder / "fit.json").exists():
+        raise RuntimeError(f"{folder}: not trained to its end (no fit.json); run its command again: {run['command']}")
+    return run
+
+
+def selected_checkpoint(folder: Path, tree: dict[str, Any]) -> Path:
+    """The checkpoint that the run is tested with, as ``selection`` in its configuration says."""
+    return folder / "checkpoints" / ("last.ckpt" if tree["selection"] == "last" else "best.ckpt")
+
+
 def prepare(folder: Path, run: dict[str, Any]) -> None:
     """Fill the store that the method reads in ``fit`` and ``test``; in float32, whatever the precision of training."""
     if (folder / "result.json").exists():
@@ -155,8 +172,7 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
     tree = run["tree"]
     seed_everything(tree["seed"], verbose=False)
     data, method = config.instantiate(tree)
-    selected = "last.ckpt" if tree["selection"] == "last" else "best.ckpt"
-    load_weights(method, folder / "checkpoints" / selected)
+    load_weights(method, selected_checkpoint(folder, tree))
     if own:  # explainers look at pixels, which prepared rows may replace
         preparing.attach(data, method)
     data.prepare_data()
@@ -307,13 +323,10 @@ def export_weights(folder: Path, file: Path, whole: bool = False) -> None:
     """
     if file.suffix != ".safetensors":
         raise RuntimeError(f"{file}: name a file that ends in .safetensors")
-    run, record = read_run(folder), folder / "fit.json"
-    if not record.exists():
-        raise RuntimeError(f"{folder}: not trained to its end (no fit.json); run its command again: {run['command']}")
+    run = read_trained(folder)
     _, method = config.instantiate(run["tree"])
-    selected = "last.ckpt" if run["tree"]["selection"] == "last" else "best.ckpt"
-    load_weights(method, folder / "checkpoints" / selected)
-    commit = json.loads(record.read_text())["commit"]
+    load_weights(method, selected_checkpoint(folder, run["tree"]))
+    commit = json.loads((folder / "fit.json").read_text())["commit"]
     source = f"fgbench {run['cell']['dataset']}/{run['name']} at commit {commit}"
     if not whole:
         save_weights(method.backbone, file, source)

@@ -302,7 +302,7 @@ class Scoring(Callback):
                 metric.fit()
 
     def _write(self) -> None:
-        """Hand the waiting rows on: the only place where the device is waited for."""
+        """Hand the waiting rows on: within a loader, the only place where scoring waits for the device."""
         for name, waiting in ((str(self._current), self._waiting), ("logits", self._logits)):
             writer = self.writers.get(name)
             if waiting and writer is not None:

@@ -132,7 +132,7 @@ def _differing(indexed: Listing, listed: Listing) -> list[str]:
     """Fields of a listing that differ, each with the first image where they do."""
     if len(indexed.names) != len(listed.names):
         return [f"the index has {len(indexed.names):,} images, the lists have {len(listed.names):,}"]
-    found, n = [], len(listed.names)
+    found = []
     for field in _COMPARED:
         here, there = (np.asarray(getattr(one, field)) for one in (indexed, listed))
         if np.array_equal(here, there):
@@ -140,7 +140,10 @@ def _differing(indexed: Listing, listed: Listing) -> list[str]:
         row = -1
         if here.shape == there.shape and field not in ("label_names", "landmark_names", "label_groups"):
             row = int(np.argwhere(here != there)[0][0])
-            row = int(np.searchsorted(listed.box_start, row, side="right")) - 1 if field == "boxes" else min(row, n - 1)
+            if field == "boxes":
+                row = int(np.searchsorted(listed.box_start, row, side="right")) - 1
+            if field == "box_start":  # it begins with 0: where entry k differs, image k - 1 has more boxes, or fewer
+                row -= 1
         found.append(f"{field}{f' of {listed.name(row)}' if row >= 0 else ''} changed")
     return found
 

@@ -138,7 +138,7 @@ class View:
 
     def shapes(self, sizes: Int[ndarray, "n 2"]) -> Int[ndarray, "n 2"]:
         """``shape`` of many images at once."""
-        found = self.resized_all(sizes)
+        found = self.resized_all(sizes) + 2 * self.pad
         if self.crop != "none":
             found = np.full_like(found, self.crop_size)
         found -= found % self.multiple

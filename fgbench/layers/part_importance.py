@@ -12,8 +12,9 @@ Weighting = Literal["log1p", "printed", "classic"]
 
 def popularity(contribution: Float[Tensor, "k p"], top: int) -> Int[Tensor, " p"]:
     """f(p): how many classes have a part among the ``top`` that contribute most to them."""
-    most = contribution.topk(min(top, contribution.shape[1]), dim=1).indices
-    return torch.bincount(most.flatten(), minlength=contribution.shape[1])
+    most = contribution.topk(min(top, contribution.shape[1]), dim=1).indices.flatten()
+    # not ``bincount``, which asks a GPU for the largest number and waits for it; a test asks at every batch
+    return most.new_zeros(contribution.shape[1]).index_add_(0, most, torch.ones_like(most))
 
 
 def discriminative_power(

@@ -5,10 +5,11 @@ a mean is the mean of scores: a linear layer may come before or after the poolin
 of the two is taken (``scores_first``).
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
@@ -32,6 +33,11 @@ def uniform(seed: int, keys: Int[Tensor, " b"], count: int, draws: int) -> Float
     start = _mix(keys + _mix(torch.full_like(keys, seed + 1)))
     bits: Tensor = (_mix(start[:, None, None] + _mix(step + 1)) >> 11) & ((1 << 53) - 1)
     return bits.double() * 2.0**-53
+
+
+def on_device(numbers: Sequence[int | float], device: torch.device) -> Shaped[Tensor, " n"]:
+    """A few numbers, filled in on the device: copying them there would wait for it at every step."""
+    return torch.stack([torch.full((), number, device=device) for number in numbers])
 
 
 def draw_boxes(
@@ -58,7 +64,7 @@ def draw_boxes(
     if sampling in ("fixed_grid", "all"):
         boxes = _grid(count, size) if sampling == "fixed_grid" else _all(size)
         return boxes.to(keys.device).expand(len(keys), -1, -1)
-    sides = torch.tensor(size, device=keys.device)
+    sides = on_device(size, keys.device)
     u = uniform(seed, keys, count, 4)
     if sampling == "uniform_corners":
         ends = (u.unflatten(2, (2, 2)) * sides).long().sort(dim=2).values  # b r end axis
@@ -173,7 +179,7 @@ def _corners(boxes: Int[Tensor, "i r 4"], size: tuple[int, int]) -> tuple[Int[Te
     y0, x0, y1, x1 = boxes.unbind(2)
     row = size[1] + 1
     places = torch.stack([y1 * row + x1, y0 * row + x0, y0 * row + x1, y1 * row + x0], dim=2)
-    sign = torch.tensor([1.0, 1.0, -1.0, -1.0], device=boxes.device)
+    sign = on_device((1.0, 1.0, -1.0, -1.0), boxes.device)
     return places, sign / ((y1 - y0) * (x1 - x0))[..., None]
 
 

@@ -61,11 +61,12 @@ class Head(nn.Module):
         """What a feature speaks for each class, up to a positive factor: the weights of a class activation map."""
         return self.weight
 
-    def check_maps(self, channels: int | None) -> None:
+    def check_maps(self, channels: int | None, number: int = 0) -> None:
         """Refuse maps that the loss cannot take, before any data is read; most losses ignore them.
 
         Args:
             channels: of the maps that ``loss`` will get; None for a method whose features are pooled from no map.
+            number: of this head among those of its method, from 0: losses that draw do so each by itself.
         """
 
 

@@ -271,11 +271,11 @@ class MutualChannel(CrossEntropy):
         self.discriminality, self.diversity, self.keep, self.norm = discriminality, diversity, keep, norm
         self.mutual: MutualChannelLoss | None = None
 
-    def check_maps(self, channels: int | None) -> None:
+    def check_maps(self, channels: int | None, number: int = 0) -> None:
         """Make the groups of the map that ``loss`` will get."""
         if channels is None:
             raise ValueError(NO_MAP)
-        self.mutual = MutualChannelLoss(channels, len(self.weight), self.keep, self.norm)
+        self.mutual = MutualChannelLoss(channels, len(self.weight), self.keep, self.norm, stage=number)
 
     def loss(
         self, features: Float[Tensor, "b d"], target: Int[Tensor, " b"], maps: Float[Tensor, "b n u v"] | None = None

@@ -52,12 +52,14 @@ class AttentionNet(nn.Module):
         return maps.mean((2, 3)), maps
 
 
-def make_classifier(loss: MakeHead | None, features: int, num_outputs: int, channels: int) -> nn.Module:
-    """A linear layer, or the head of a loss for features of a map of so many channels."""
+def make_classifier(
+    loss: MakeHead | None, features: int, num_outputs: int, channels: int, number: int = 0
+) -> nn.Module:
+    """A linear layer, or the head of a loss for features of a map of so many channels: see ``Head.check_maps``."""
     if loss is None:
         return nn.Linear(features, num_outputs)
     head = loss(features, num_outputs)
-    head.check_maps(channels)
+    head.check_maps(channels, number)
     return head
 
 

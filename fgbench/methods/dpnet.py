@@ -227,7 +227,8 @@ class DPNet(Chunks, PartEvidence):
             "tap": self.tap,
         }
         key |= {"mean": list(self.backbone.mean), "std": list(self.backbone.std)}
-        return Preparation("maps", self.network, key, replaces_image=True)
+        advice = "make the maps smaller (data.init_args.test_view.size), store nothing (--method.init_args.store none)"
+        return Preparation("maps", self.network, key, replaces_image=True, advice=advice)
 
     def maps(self, batch: Batch) -> Float[Tensor, "b d u v"]:
         """Stored (float16), or computed now; ``areas`` makes float32 of them, in the order of cells, in one copy."""

@@ -65,7 +65,8 @@ class Extractor(nn.Module):
             return None
         key = {"weights": weight_tag(self._check()), "count": self.count, "size": self.size}
         key |= {"mean": list(self.mean), "std": list(self.std)}
-        return Preparation("patches", self.network(), key, dtype="float32", boxes=True)
+        advice = "take patches that are not stored (--method.init_args.patches cam)"
+        return Preparation("patches", self.network(), key, dtype="float32", boxes=True, advice=advice)
 
     def network(self) -> PatchExtractor:
         """The frozen ProtoPNet, read at its first use."""

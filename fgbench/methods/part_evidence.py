@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fgbench.layers.part_importance import Weighting, discriminative_power, popularity
-from fgbench.layers.regions import Regions, paint, region_scores, regions_of
+from fgbench.layers.regions import Regions, on_device, paint, region_scores, regions_of
 from fgbench.methods.training_regions import TrainingRegions
 from fgbench.types import Batch
 
@@ -104,7 +104,7 @@ class PartEvidence(TrainingRegions):
         box = boxes[torch.arange(len(maps), device=boxes.device), places.gather(1, part)[:, 0]]
         return {
             "heatmap": self.heatmap(maps, batch.image_id, bag, index),
-            "box": box / torch.tensor([*size, *size], device=box.device),
+            "box": box / on_device((*size, *size), box.device),
             "class": index,
             "predicted": predicted,
             "logit": logits.gather(1, index[:, None])[:, 0],

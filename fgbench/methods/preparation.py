@@ -26,6 +26,8 @@ class Preparation:
             sees every image in the test view, as its row does: there is no augmentation.
         boxes: rows are boxes ``n 4``, ``x0 y0 x1 y1`` in pixels of the input; they are stored, and handed on, in
             pixels of the original files, so that ``Batch.frame`` takes them into any view (``layers.boxes.to_input``).
+        advice: what makes the store smaller or does without it, with the options' names, for who has no room: part of a
+            sentence, ``store nothing (--method.init_args.store none)``.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Preparation:
     dtype: Literal["float16", "float32", "uint8", "int32"] = "float16"
     replaces_image: bool = False
     boxes: bool = False
+    advice: str = ""
 
     def compute(self, image: Float[Tensor, "b 3 h w"]) -> Shaped[Tensor, "b ..."]:
         """The rows of a batch of normalised images."""

@@ -178,7 +178,8 @@ class TASN(Method):
         names = {"both": ("part", "master"), "master": ("master",), "part": ("part",)}[streams]
         names += ("shared",) if self.recipe.shared_weight else ()
         inputs, width = self.pool.outputs, self.backbone.out_channels
-        self.classifiers = nn.ModuleDict({name: make_classifier(loss, inputs, num_outputs, width) for name in names})
+        made = {name: make_classifier(loss, inputs, num_outputs, width, n) for n, name in enumerate(names, 1)}
+        self.classifiers = nn.ModuleDict(made)  # 0 is the attention net's
         self.predictor = "shared" if self.recipe.shared_weight else "part" if streams == "part" else "master"
         for linear in (self.attention.classifier, *self.classifiers.children()):
             if isinstance(linear, LossHead):

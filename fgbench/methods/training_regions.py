@@ -7,7 +7,7 @@ from torch import distributed as dist
 
 from fgbench.layers.distributed import world_size
 from fgbench.layers.part_importance import spherical_kmeans
-from fgbench.layers.regions import Regions
+from fgbench.layers.regions import Regions, on_device
 from fgbench.methods.base import Method
 from fgbench.types import Batch
 
@@ -20,7 +20,8 @@ class TrainingRegions(Method):
     A subclass calls ``make_record`` when it is made, and has ``maps``, ``areas``, ``boxes``, ``bag`` and ``part``.
 
     Attributes:
-        concluded: whether a pass was made.
+        concluded: whether a pass was made, here or before the checkpoint that was loaded; ``was_shown``, the buffer in
+            checkpoints, says the same, but asking it would wait for the device at every batch of a test.
         class_bag: ``k p``, mean bag of parts over the training images of each class.
         best_score: ``p t``, largest scores over the training images, one region of each image.
         best_image: ``p t``, their images.
@@ -35,6 +36,7 @@ class TrainingRegions(Method):
     directions: Tensor
     was_shown: Tensor
     part: torch.nn.Linear
+    concluded = False
 
     def make_record(self, classes: int, parts: int, groups: int, channels: int) -> None:
         """Room for what a pass finds."""
@@ -45,11 +47,7 @@ class TrainingRegions(Method):
         self.register_buffer("best_box", torch.zeros(parts, BEST, 4))
         self.register_buffer("directions", torch.zeros(groups, channels))
         self._sums: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def concluded(self) -> bool:
-        """Whether the training images were seen."""
-        return bool(self.was_shown)
+        self.register_load_state_dict_post_hook(_read_flag)
 
     def group_directions(self) -> Float[Tensor, "g d"]:
         """Centres of groups of the parts' directions: of the last pass, or of the parts as they are."""
@@ -96,8 +94,7 @@ class TrainingRegions(Method):
         size = (maps.shape[2], maps.shape[3])
         boxes = self.boxes(batch.image_id, size).expand(len(bag), -1, -1)
         own = boxes.gather(1, index[..., None].expand(-1, -1, 4)).transpose(0, 1)  # p b 4
-        sides = torch.tensor([*size, *size], device=own.device)
-        self._keep(best.T, batch.image_id.expand(len(best.T), -1), own / sides)
+        self._keep(best.T, batch.image_id.expand(len(best.T), -1), own / on_device((*size, *size), own.device))
 
     def _keep(self, score: Tensor, image: Tensor, box: Tensor) -> None:
         """The best of those that were kept and these; of equal ones that of the lower image number."""
@@ -123,7 +120,13 @@ class TrainingRegions(Method):
         self.class_bag.copy_(bags / counts.clamp(min=1)[:, None])
         self.directions.copy_(spherical_kmeans(self.part.weight.detach(), len(self.directions)))
         self.was_shown.fill_(True)
+        self.concluded = True
         self._sums = None
+
+
+def _read_flag(method: TrainingRegions, _: object) -> None:
+    """After weights were loaded, once: whether they saw a pass. It is told which method: a copy has this hook too."""
+    method.concluded = bool(method.was_shown)
 
 
 def _gather(kept: Tensor) -> Tensor:

@@ -137,7 +137,13 @@ class StoreWriter:
 
     @staticmethod
     def create(
-        folder: Path, key: Mapping[str, Any], count: int, shape: tuple[int, ...], dtype: np.dtype[Any], cap_gb: float
+        folder: Path,
+        key: Mapping[str, Any],
+        count: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        cap_gb: float,
+        advice: str = "",
     ) -> None:
         """Make an empty store, or leave the one that is there.
 
@@ -148,6 +154,7 @@ class StoreWriter:
             shape: of a row.
             dtype: of a row.
             cap_gb: most that all stores beside this one, and this one, may take; 10^9 bytes.
+            advice: what else than a higher cap or fewer stores helps; only who fills the store knows its options.
 
         Raises:
             StoreError: that is too much for the cap or for the disk.
@@ -155,7 +162,7 @@ class StoreWriter:
         if (folder / "key.json").exists():
             return
         need = count * int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        _check_room(folder, need, cap_gb)
+        _check_room(folder, need, cap_gb, advice)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("done-*.bin"):
             old.unlink()
@@ -209,7 +216,7 @@ def _append_all(handle: int, data: memoryview) -> None:
         data = data[os.write(handle, data) :]
 
 
-def _check_room(folder: Path, need: int, cap_gb: float) -> None:
+def _check_room(folder: Path, need: int, cap_gb: float, advice: str) -> None:
     """Refuse a store that is too large before the first image is looked at."""
     stores = folder.parent
     stores.mkdir(parents=True, exist_ok=True)
@@ -219,8 +226,8 @@ def _check_room(folder: Path, need: int, cap_gb: float) -> None:
     if used + need > cap_gb * GB:
         raise StoreError(
             f"{folder}: needs {need / GB:.2f} GB; with the {used / GB:.2f} GB of other stores that is more than "
-            f"machine.store_gb, {cap_gb:g}. Raise it (--machine.store_gb), remove stores that no run needs, make the "
-            f"maps smaller (data.init_args.test_view.size) or store nothing (--method.init_args.store none){listed}"
+            f"machine.store_gb, {cap_gb:g}. Raise it (--machine.store_gb)"
+            f"{f', {advice},' if advice else ''} or remove stores that no run needs{listed}"
         )
     if need > free:
         raise StoreError(f"{folder}: needs {need / GB:.2f} GB and the disk has {free / GB:.2f} GB left{listed}")

@@ -225,6 +225,18 @@ def test_a_view_says_its_shape_with_the_padding():
     assert View("squash", 224, "random", 224, pad=4).is_random
 
 
+@pytest.mark.parametrize("pad", [0, 3])
+@pytest.mark.parametrize("crop", ["none", "centre"])
+@pytest.mark.parametrize("resize", ["short", "squash", "none"])
+@pytest.mark.parametrize("multiple", [1, 16])
+def test_shapes_of_many_images_are_the_shape_of_each(resize, crop, pad, multiple):
+    view = View(resize, 50, crop, 40, multiple=multiple, pad=pad)
+    sizes = np.random.default_rng(0).integers(40, 200, (30, 2))
+    before = sizes.copy()
+    assert view.shapes(sizes).tolist() == [list(view.shape(*size)) for size in sizes.tolist()]
+    assert np.array_equal(sizes, before)
+
+
 TURNED = {
     "turned": View(rotate=30.0),
     "all of it": View("short", 300, "random", 280, multiple=16, flip=0.5, pad=6, rotate=180.0),

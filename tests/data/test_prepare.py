@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ import pytest
 
 from fgbench import cli
 from fgbench.data import CUB200, DataError, INat2017, View
-from fgbench.data.check import check
+from fgbench.data.check import _differing, check
 from fgbench.data.contact_sheet import contact_sheet
 from fgbench.data.prepare import _alone, _is_copy, prepare
 
@@ -281,6 +282,20 @@ def test_annotations_that_nobody_watches_are_compared_with_the_index(fake_copy, 
     path.unlink()
     (finding,) = [f for f in check(open_fake("stanford_dogs", root)).findings if f.found and not f.harmless]
     assert path.name in finding.examples[0]
+
+
+@pytest.mark.parametrize("row", [0, 4])
+def test_the_image_that_has_another_number_of_boxes_is_named(row, inat):
+    listing = _inat(inat).listing
+    assert _differing(listing, listing) == []
+    more = np.diff(listing.box_start)
+    more[row] += 1
+    changed = replace(
+        listing,
+        boxes=np.insert(listing.boxes, listing.box_start[row], (1, 2, 3, 4), axis=0),
+        box_start=np.concatenate([[0], np.cumsum(more)]),
+    )
+    assert _differing(listing, changed) == ["boxes changed", f"box_start of {listing.name(row)} changed"]
 
 
 def test_a_stale_index_is_a_finding_and_the_tree_is_looked_at(cub):

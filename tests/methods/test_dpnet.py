@@ -126,6 +126,45 @@ def test_the_record_of_the_training_images_is_what_a_loop_finds(trained):
     assert torch.equal(trained.best_image, order)
 
 
+@pytest.mark.parametrize("sampling", ["uniform_corners", "area_range"])
+def test_neither_a_step_nor_a_pass_nor_a_test_copies_to_the_device_or_waits_for_it(sampling, monkeypatch):
+    """Forbidden is what does so on a GPU: asking a tensor for a number, making one of numbers, counting labels."""
+    method, (batch, _) = make(sampling=sampling), planted(12)
+    method.observe(batch)
+    method.conclude()
+    restored = make(sampling=sampling)
+    restored.load_state_dict(method.state_dict())
+
+    def forbidden(*_, **__):
+        raise AssertionError("the device is waited for")
+
+    monkeypatch.setattr(torch, "tensor", forbidden)
+    monkeypatch.setattr(torch, "bincount", forbidden)
+    for name in ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    for one in (method, restored):
+        loss, _ = one.train().loss(batch)
+        loss.backward()
+        with torch.no_grad():
+            one.eval().observe(batch)
+            one.respond(batch)
+            one.look(batch)
+
+
+def test_whether_a_pass_was_made_is_known_by_a_checkpoint_and_by_each_copy_for_itself():
+    method, (batch, _) = make(), planted(12)
+    before = copy.deepcopy(method.state_dict())
+    method.observe(batch)
+    method.conclude()
+    twin = copy.deepcopy(method)
+    assert (method.concluded, twin.concluded, make().concluded) == (True, True, False)
+    twin.load_state_dict(before)
+    assert (method.concluded, twin.concluded) == (True, False)
+    twin.load_state_dict(method.state_dict())
+    assert twin.concluded
+    assert torch.equal(twin.power(), method.power())
+
+
 def test_contributions_add_up_to_the_logit(trained):
     batch, _ = planted(9, seed=2)
     bag, best, _ = trained.bag(trained.areas(trained.maps(batch), batch.image_id))

@@ -1,6 +1,8 @@
 """Patches of a trained ProtoPNet: stored for all images by the phase prepare, and the same ones found on the spot."""
 
+import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fgbench.data import ToyBirds, View
 from fgbench.methods import FocusLonger, Optim, ProtoPNet
 from fgbench.prepare import attach, prepare
 from fgbench.run import make_trainer
+from fgbench.stores import StoreError
 
 
 @pytest.fixture
@@ -46,6 +49,12 @@ def test_stored_patches_are_those_found_on_the_spot_and_follow_a_mirrored_view(w
     assert not any("prototypes" in name for name in method.state_dict())
     tree = {"machine": {"accelerator": "cpu", "progress": False}, "selection": "last"}
     tree["trainer"] = {"precision": "32-true", "max_epochs": 1, "gradient_clip": None, "deterministic": False}
+    options = inspect.signature(FocusLonger.__init__).parameters
+    with pytest.raises(StoreError, match=r"more than machine\.store_gb") as full:
+        prepare(data, method, make_trainer(tree, tmp_path, [], None), 1e-9)
+    advised = re.findall(r"--method\.init_args\.(\w+)", str(full.value))
+    assert advised
+    assert set(advised) <= set(options)  # of this method, not of another that has a store
     prepare(data, method, make_trainer(tree, tmp_path, [], None), 1.0)
     attach(data, method)
     for loader, mirrored in ((data.test_dataloader(), False), (data.train_dataloader(), True)):

@@ -298,6 +298,21 @@ def test_a_step_with_another_loss_trains_every_parameter_and_lowers_it(loss):
     assert further is None or {f"{name}_{further}" for name in ("attention", "part0", "shared_master")} < set(terms)
 
 
+def test_heads_of_one_method_leave_out_channels_of_their_own():
+    """And the first one those that the only head of another method would leave out."""
+    torch.manual_seed(0)
+    method = make(loss=MutualChannel)
+    heads = [head.mutual for head in method.modules() if isinstance(head, MutualChannel)]
+    assert len(heads) == 4
+    alone = MutualChannel(method.backbone.out_channels, 4)
+    alone.check_maps(method.backbone.out_channels)
+    device = torch.device("cpu")
+    for _ in range(3):
+        drawn = [head.draw(device)[0] for head in heads]  # all of one map's width
+        assert len({tuple(kept.flatten().tolist()) for kept in drawn}) == 4
+        assert torch.equal(drawn[0], alone.mutual.draw(device)[0])
+
+
 def test_a_loss_that_cannot_be_is_refused_before_training():
     with pytest.raises(ValueError, match="ArcFace is of exclusive classes"):
         make(3, "attributes", loss=ArcFace)

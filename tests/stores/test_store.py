@@ -20,8 +20,8 @@ def value(row):
     return np.full(SHAPE, row + 0.5, DTYPE) * np.arange(1, 13, dtype=DTYPE).reshape(SHAPE)
 
 
-def create(folder, cap_gb=1.0, count=COUNT, key=KEY):
-    StoreWriter.create(folder, key, count, SHAPE, DTYPE, cap_gb)
+def create(folder, cap_gb=1.0, count=COUNT, key=KEY, advice=""):
+    StoreWriter.create(folder, key, count, SHAPE, DTYPE, cap_gb, advice)
 
 
 def fill(folder, rows, process=0, pause=0.0):
@@ -145,8 +145,12 @@ def test_a_row_that_is_not_there_is_not_read(tmp_path):
 def test_a_store_above_the_cap_is_refused_before_anything_is_written(tmp_path):
     create(tmp_path / "stores/a")
     fill(tmp_path / "stores/a", range(COUNT))
-    with pytest.raises(StoreError, match=r"needs 2\.40 GB; .*machine\.store_gb, 2\. Raise it.*--method.*stores/a"):
-        match_all(lambda: create(tmp_path / "stores/b", cap_gb=2.0, count=10**8))
+    with pytest.raises(
+        StoreError, match=r"needs 2\.40 GB; .*machine\.store_gb, 2\. Raise it \(.*\), store less, or remove.*stores/a"
+    ):
+        match_all(lambda: create(tmp_path / "stores/b", cap_gb=2.0, count=10**8, advice="store less"))
+    with pytest.raises(StoreError, match=r"Raise it \(--machine\.store_gb\) or remove stores that no run needs"):
+        create(tmp_path / "stores/b", cap_gb=2.0, count=10**8)
     assert not (tmp_path / "stores/b/rows.npy").exists()
     create(tmp_path / "stores/a", cap_gb=0.0)  # one that is there stays, whatever the cap
 
