@@ -281,7 +281,7 @@ def ordered(chosen: Iterable[Entry], by: str) -> list[Entry]:
 def find(chosen: Sequence[Entry], name: str) -> Entry:
     """The one entry of a name; with a seed, of that run alone.
 
-    A name is ``[dataset/]method[.variant]``, with ``.digest8[.s<seed>][.explainer]`` or with `` + explainer`` behind it;
+    A name is ``[dataset/]method[.variant]``, with ``.digest8[.s<seed>][.explainer]`` or `` + explainer`` behind it;
     one without an explainer is of the method's own evidence.
 
     Raises:
