@@ -199,7 +199,10 @@ def add_board(board: argparse.ArgumentParser) -> None:
     scores.add_argument("--minus", metavar="NAME", help="also print each less this one of the same run")
     scores.add_argument("--filter", nargs="+", default=[], metavar="CONDITION", help="dataset=toybirds method=a,b ...")
     compare = add("compare", "test two settings on the same images, and show those on which they differ most")
-    compare.add_argument("a", help="[dataset/]method[.variant][.digest8][.s<seed>], as show prints it")
+    compare.add_argument(
+        "a",
+        help="'[dataset/]method[.variant][ + explainer]', or [dataset/]method[.variant].digest8[.s<seed>][.explainer]",
+    )
     compare.add_argument("b", help="another one")
     compare.add_argument("--filter", nargs="+", default=[], metavar="CONDITION", help="where a name is not enough")
     compare.add_argument("--by", default="accuracy", choices=TESTED, help="metric of the images")

@@ -33,6 +33,10 @@ EXPLAINED = (
     "ari_pixels", "nmi_foreground", "ari_foreground", "part_iou", "part_pointing", "mask_iou", "energy_pointing_mask",
 )  # fmt: skip
 """Scores whose absence has a reason, as that of a column has."""
+TRACK = (
+    "recipe: paper, names of experiments/tracks joined by +, or custom where the command line changed what can change "
+    "a number"
+)
 
 
 def _column(doc: str, kind: str, unit: str = "", better: str = "", digits: int = 4) -> dict[str, Any]:
@@ -65,7 +69,7 @@ class Result:
     backbone: str = field(metadata=_column("network under the method", "text"))
     weights: str = field(metadata=_column("weights that training started from", "text"))
     resolution: int = field(metadata=_column("side of the test image (short side without a crop)", "count", "px"))
-    track: str = field(metadata=_column("recipe: a paper's own, the suite's, or matched for all", "text"))
+    track: str = field(metadata=_column(TRACK, "text"))
     seed: int = field(metadata=_column("seed of everything random", "count"))
     selection: str = field(metadata=_column(f"checkpoint that was tested: {', '.join(SELECTIONS)}", "selection"))
     epochs: int = field(metadata=_column("epochs of training", "count"))
@@ -148,6 +152,16 @@ class Result:
         without = [name for name in EXPLAINED if name not in self.scores]
         if full := [n for n in self.reasons if n not in without and getattr(self, n, "") is not None]:
             raise ResultError(f"reasons.{full[0]}: there is a reason for an empty cell, but no such empty cell")
+
+    @property
+    def method_name(self) -> str:
+        """``method[.variant]``."""
+        return f"{self.method}.{self.variant}" if self.variant else self.method
+
+    @property
+    def label(self) -> str:
+        """``method[.variant][ + explainer]``: as people call it."""
+        return self.method_name if self.explainer == "own" else f"{self.method_name} + {self.explainer}"
 
     @property
     def name(self) -> str:

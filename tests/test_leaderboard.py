@@ -314,6 +314,27 @@ def test_the_terminal_shows_run_baseline_floor_and_paper(tmp_path: Path) -> None
         assert "paper: A & B, 2020, table 3 (resnet101, 448 px)" in flat
 
 
+@pytest.mark.parametrize(
+    ("dataset", "options", "shown"),
+    [
+        ("celeba", {}, True),
+        ("celeba", {"images": None}, True),
+        ("celeba", {"images": 500}, False),
+        ("celeba_wild", {"test_list": "landmarks"}, True),
+        ("celeba_wild", {"test_list": "attributes"}, False),
+    ],
+)
+def test_papers_stand_beside_rows_of_all_their_test_images_only(
+    dataset: str, options: dict[str, object], shown: bool, tmp_path: Path
+) -> None:
+    line = f'"A & B, 2020",2,,Region Grouping,,resnet101,256,{dataset},,landmark_error,8.4,%,,region_grouping\n'
+    (tmp_path / "published.csv").write_text(PAPERS.splitlines(keepends=True)[0] + line)
+    papers = leaderboard.published(tmp_path)
+    resolved = {"data": {"init_args": options}}
+    result = make_result(dataset=dataset, classes=40, resolved=resolved)
+    assert (terminal.find_published(result, papers, ["landmark_error"]) is not None) == shown
+
+
 def test_the_baseline_is_not_compared_with_itself(tmp_path: Path) -> None:
     results = [make_result(method="baseline"), make_result(method="baseline", seed=3)]
     for result in results:

@@ -18,7 +18,7 @@ from scipy import stats
 
 from fgbench import board, cli, leaderboard, options
 from fgbench.leaderboard import audit, comparison, merging, settings, tables
-from fgbench.result import Result, ResultError, read_result, write_result
+from fgbench.result import Result, ResultError, digest, read_result, write_result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -184,6 +184,38 @@ def test_a_name_is_one_setting_or_an_error_that_lists_them(tmp_path: Path) -> No
         settings.find(entries(tmp_path), "z")
 
 
+def test_the_plain_name_is_the_own_evidence_and_explainers_have_names_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for explainer in ("own", "gradcam", "dff"):
+        for seed in (0, 1):
+            add(tmp_path, "a", seed, shift=seed, variant="x", explainer=explainer)
+    own = next(one for one in entries(tmp_path) if one.run.explainer == "own")
+    plain = f"a.x.{own.run.config_digest[:8]}"
+    assert sorted(one.name for one in entries(tmp_path)) == [
+        f"toybirds/{plain}", f"toybirds/{plain}.dff", f"toybirds/{plain}.gradcam",
+    ]  # fmt: skip
+    for end, explainer in (("", "own"), (".gradcam", "gradcam"), (".dff", "dff")):
+        for name in (f"{plain}{end}", f"toybirds/{plain}{end}"):
+            found = entry(tmp_path, name)
+            assert (found.run.explainer, len(found.runs)) == (explainer, 2)
+        found = entry(tmp_path, f"{plain}.s1{end}")
+        assert (found.run.explainer, [run.seed for run in found.runs]) == (explainer, [1])
+    assert fgbench("compare", plain, f"{plain}.dff", "--folder", str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"a: toybirds/{plain}, n = 2", f"b: toybirds/{plain}.dff, n = 2"]
+
+
+def test_two_sides_that_are_called_the_same_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, wrong in ((0, 30), (1, 2)):
+        add(tmp_path, "a", seed, wrong)
+    name = entry(tmp_path, "a").name
+    assert fgbench("compare", f"{name}.s0", f"{name}.s1", "--folder", str(tmp_path)) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[:2] == [f"a: {name}, seed 0", f"b: {name}, seed 1"]
+    assert "accuracy: b is better" in text
+
+
 # Tables
 
 
@@ -301,6 +333,35 @@ def test_what_is_wrong_is_found(case: str, tmp_path: Path) -> None:
     assert any(one.rule == rule and re.search(message, one.message) for one in found), found
 
 
+def add_faces(folder: Path, dataset: str, **options: object) -> Result:
+    tree = tree_of("a") | {"data": {"init_args": options}}
+    changes = {"config_digest": digest(tree), "resolved": tree | {"seed": 0}, "track": "custom"}
+    return add(folder, "a", dataset=dataset, classes=40, **changes)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "whole"),
+    [
+        ("celeba", {"images": 40}, False),
+        ("celeba", {"images": None}, True),
+        ("celeba", {}, True),
+        ("celeba_wild", {"images": None, "test_list": "attributes"}, False),
+        ("celeba_wild", {"images": None, "test_list": "landmarks"}, True),
+        ("celeba_wild", {"images": 40, "test_list": "landmarks"}, False),
+    ],
+)
+def test_a_part_of_the_images_is_a_sound_row_and_a_whole_one_must_have_all(
+    dataset: str, options: dict[str, object], whole: bool, tmp_path: Path
+) -> None:
+    result = add_faces(tmp_path, dataset, **options)  # 40 images
+    assert leaderboard.is_whole(result) == whole
+    leaderboard.rebuild(tmp_path)
+    lacking = f"n_eval is 40; the test split has {audit.TEST_IMAGES[dataset]}"
+    assert [one.message for one in audit.verify(tmp_path, as_made)] == ([lacking] if whole else [])
+    merged = merging.merge(tmp_path / "ours", [tmp_path])
+    assert (len(merged.added), len(merged.refused)) == ((0, 1) if whole else (1, 0))
+
+
 def test_a_row_of_an_older_configuration_is_named_with_what_changed(tmp_path: Path) -> None:
     good_board(tmp_path)
 
@@ -366,6 +427,38 @@ def test_merging_adds_what_is_new_and_overwrites_nothing(tmp_path: Path) -> None
     assert (again.added, len(again.same)) == ([], 3)
     with pytest.raises(ResultError, match="no results below"):
         merging.merge(ours, [tmp_path / "nowhere"])
+
+
+def test_a_merge_looks_at_each_row_a_few_times_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, name = [0], Result.name.fget
+
+    def counted(result: Result) -> str:
+        looks[0] += 1
+        return name(result)
+
+    monkeypatch.setattr(Result, "name", property(counted))
+    needed = []
+    for count in (6, 12):
+        theirs = tmp_path / f"theirs{count}"
+        for at in range(count):
+            add(theirs, f"m{at}", 0, at)
+        looks[0] = 0
+        assert len(merging.merge(tmp_path / f"ours{count}", [theirs]).added) == count
+        needed.append(looks[0])
+    assert needed[1] <= 2 * needed[0]
+
+
+def test_a_refused_row_does_not_decide_on_those_after_it(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    add(ours, "a", 0, 3)
+    add(theirs, "b", 0, 5, data_digest="other")
+    right = add(theirs, "b", 1, 6)
+    merged = merging.merge(ours, [theirs])
+    assert [path.stem for path in merged.added] == [right.name]
+    ((_, why),) = merged.refused.items()
+    assert why.count("data_digest is other") == 1
 
 
 # The command line

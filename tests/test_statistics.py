@@ -16,7 +16,6 @@ from fgbench.statistics import (
     letters,
     mcnemar,
     resampling,
-    smallest_significant,
     summary,
     wilcoxon,
 )
@@ -53,20 +52,6 @@ def test_mcnemar_is_the_sum_over_all_outcomes_of_coins(only_a: int, only_b: int)
     found = mcnemar(*right(only_a, only_b, 50, 7))
     assert found.p == pytest.approx(float(expected), rel=1e-12)
     assert (found.n, found.unit) == (only_a + only_b + 57, "images")
-
-
-def test_the_smallest_significant_gap_is_significant_and_the_next_is_not() -> None:
-    for discordant in (6, 7, 30, 231, 232, 348):
-        gap = round(smallest_significant(discordant, 5794) * 5794)
-        assert (discordant - gap) % 2 == 0
-        for difference, significant in ((gap, True), (gap - 2, False)):
-            only_a = (discordant + difference) // 2
-            p = stats.binomtest(only_a, discordant).pvalue
-            assert (p < 0.05) == significant, (discordant, difference, p)
-    assert smallest_significant(5, 10) is None
-    assert smallest_significant(0, 10) is None
-    # 5,794 images of which two runs disagree on 6 %: about 0.65 points
-    assert 100 * smallest_significant(348, 5794) == pytest.approx(0.65, abs=0.02)
 
 
 def test_wilcoxon_counts_signed_ranks() -> None:

@@ -16,7 +16,7 @@ the marked board of the README beside the folder; merging also adds to ``leaderb
 """
 
 from fgbench.leaderboard.files import CSV, PUBLISHED, README, RESULTS, Rebuilt, read_results, rebuild
-from fgbench.leaderboard.settings import FULL_CLASSES, SETTING, Entry, entries, front
+from fgbench.leaderboard.settings import FULL_CLASSES, SETTING, Entry, entries, front, is_whole, part
 from fgbench.leaderboard.tables import load, published, to_csv, to_markdown
 
 __all__ = [
@@ -30,7 +30,9 @@ __all__ = [
     "Rebuilt",
     "entries",
     "front",
+    "is_whole",
     "load",
+    "part",
     "published",
     "read_results",
     "rebuild",

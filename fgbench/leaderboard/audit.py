@@ -13,7 +13,7 @@ import numpy as np
 
 from fgbench.leaderboard.comparison import predictions_path
 from fgbench.leaderboard.files import RESULTS, derived, read_results
-from fgbench.leaderboard.settings import FULL_CLASSES, SETTING, TABLE, entries
+from fgbench.leaderboard.settings import SETTING, TABLE, entries, is_whole
 from fgbench.leaderboard.tables import PUBLISHED, published
 from fgbench.predictions import read_predictions
 from fgbench.result import Result, ResultError, digest, read_result
@@ -30,7 +30,7 @@ TEST_IMAGES = {
     "mit67": 1340,
     "imagenet": 50000,
 }
-"""Test images of the whole published datasets: a row of all classes has seen each of them once."""
+"""Test images of the whole published datasets: a row of the whole has seen each of them once."""
 
 NEEDED = ("backbone", "weights", "track", "device_name", "precision", "config", "data_digest", "command")
 TOLERANCE = 2e-4  # of a percentage with four decimals, from errors that predictions hold in float32
@@ -139,8 +139,7 @@ def check_predictions(path: Path, result: Result) -> Findings:
     ids = columns["image_id"]
     if len(ids) != result.n_eval or len(np.unique(ids)) != len(ids):
         found.append(f"n_eval is {result.n_eval}; {path.name} has {len(ids)} rows, {len(np.unique(ids))} images")
-    whole = result.classes == FULL_CLASSES.get(result.dataset)
-    if whole and result.n_eval != TEST_IMAGES[result.dataset]:
+    if is_whole(result) and result.n_eval != TEST_IMAGES[result.dataset]:
         found.append(f"n_eval is {result.n_eval}; the test split has {TEST_IMAGES[result.dataset]}")
     for name, value in recomputed(columns).items():
         said = getattr(result, name)
@@ -173,32 +172,59 @@ def recomputed(columns: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     return numbers
 
 
-def protocol(results: Iterable[Result]) -> list[Problem]:
+class Protocol:
     """Rows of one table must be of one test split, seeds of one configuration of one setting.
 
     Rows with changed options (track ``custom``) stand beside each other without being ranked by a recipe, so their data
     may differ; they are never tested against each other unless the images are the same.
     """
-    found = []
-    tables: dict[tuple[Any, ...], Result] = {}
-    digests: dict[tuple[str, ...], Result] = {}
-    for result in results:
-        row = f"{result.dataset}/{result.name}"
+
+    def __init__(self, results: Iterable[Result] = ()) -> None:
+        self.tables: dict[tuple[Any, ...], Result] = {}
+        self.digests: dict[tuple[str, ...], Result] = {}
+        for result in results:
+            self.add(result)
+
+    def add(self, result: Result) -> None:
+        """Take a row in, with which later ones must agree."""
         if result.track != "custom":
-            first = tables.setdefault(tuple(getattr(result, name) for name in TABLE), result)
+            self.tables.setdefault(_table(result), result)
+        self.digests.setdefault(_configuration(result), result)
+
+    def broken_by(self, result: Result) -> list[str]:
+        """In what a row does not go with those that are there."""
+        found = []
+        if result.track != "custom":
+            first = self.tables.get(_table(result), result)
             for name in ("data_digest", "n_eval"):
                 if getattr(first, name) != getattr(result, name):
                     mine, other = getattr(result, name), getattr(first, name)
-                    found.append(Problem(row, "protocol", f"{name} is {mine}, but {other} in {first.name}: two splits"))
+                    found.append(f"{name} is {mine}, but {other} in {first.name}: two splits")
             if result.selection == "legacy_best_on_test":
-                message = "its checkpoint was chosen on the test split, in a track of rows that were not"
-                found.append(Problem(row, "protocol", message))
-        twin = digests.setdefault((result.dataset, result.config_digest, result.explainer), result)
+                found.append("its checkpoint was chosen on the test split, in a track of rows that were not")
+        twin = self.digests.get(_configuration(result), result)
         for name in (*SETTING, "n_train", "n_eval", "config"):
             if getattr(twin, name) != getattr(result, name):
                 mine, other = getattr(result, name), getattr(twin, name)
-                message = f"{name} is {mine!r}, but {other!r} in {twin.name}, of the same configuration"
-                found.append(Problem(row, "protocol", message))
+                found.append(f"{name} is {mine!r}, but {other!r} in {twin.name}, of the same configuration")
+        return found
+
+
+def _table(result: Result) -> tuple[Any, ...]:
+    return tuple(getattr(result, name) for name in TABLE)
+
+
+def _configuration(result: Result) -> tuple[str, ...]:
+    return result.dataset, result.config_digest, result.explainer
+
+
+def protocol(results: Iterable[Result]) -> list[Problem]:
+    """Each row against those before it."""
+    found, rows = [], Protocol()
+    for result in results:
+        row = f"{result.dataset}/{result.name}"
+        found += [Problem(row, "protocol", message) for message in rows.broken_by(result)]
+        rows.add(result)
     return found
 
 

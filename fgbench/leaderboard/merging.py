@@ -1,11 +1,12 @@
 """Other people's results: read with every check, added where they belong, nothing overwritten."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fgbench.leaderboard.audit import protocol, read_checked
+from fgbench.leaderboard.audit import Protocol, read_checked
 from fgbench.leaderboard.comparison import predictions_path
 from fgbench.leaderboard.files import RESULTS, read_results
 from fgbench.leaderboard.settings import order
@@ -29,6 +30,22 @@ class Merged:
     refused: dict[Path, str] = field(default_factory=dict)
 
 
+class _Rows:
+    """The rows of a leaderboard, by what a new one is compared with."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self.by_name: dict[tuple[str, str], Result] = {}
+        self.by_setting: dict[tuple[Any, ...], list[Result]] = {}
+        self.protocol = Protocol()
+        for result in results:
+            self.add(result)
+
+    def add(self, result: Result) -> None:
+        self.by_name[result.dataset, result.name] = result
+        self.by_setting.setdefault(order(result)[:-1], []).append(result)
+        self.protocol.add(result)
+
+
 def merge(folder: Path, others: Sequence[Path], *, dry_run: bool = False) -> Merged:
     """Add the results of other folders to a leaderboard; its tables are not rebuilt.
 
@@ -40,7 +57,7 @@ def merge(folder: Path, others: Sequence[Path], *, dry_run: bool = False) -> Mer
     Raises:
         ResultError: a folder holds no results.
     """
-    merged, rows = Merged(), list(read_results(folder).results)
+    merged, rows = Merged(), _Rows(read_results(folder).results)
     for other in others:
         inner = other / RESULTS
         results = inner if inner.is_dir() else other.resolve()
@@ -52,13 +69,13 @@ def merge(folder: Path, others: Sequence[Path], *, dry_run: bool = False) -> Mer
     return merged
 
 
-def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry_run: bool) -> None:
+def _merge_one(path: Path, folder: Path, rows: _Rows, merged: Merged, dry_run: bool) -> None:
     try:
         result = read_checked(path)
     except ResultError as error:
         merged.refused[path] = str(error)
         return
-    there = {(row.dataset, row.name): row for row in rows}.get((result.dataset, result.name))
+    there = rows.by_name.get((result.dataset, result.name))
     theirs, ours = path.with_suffix(".parquet"), predictions_path(folder, result)
     if there is not None:
         differ = [
@@ -74,7 +91,7 @@ def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry
     if twin := _copied(theirs, result, rows, folder):
         merged.refused[path] = f"{path}: has the same predictions as {twin.name}: a copy is no second seed"
         return
-    if mixed := [problem.message for problem in protocol([*rows, result]) if problem.row.endswith(f"/{result.name}")]:
+    if mixed := rows.protocol.broken_by(result):
         merged.refused[path] = f"{path}: {'; '.join(mixed)}"
         return
     if not dry_run:
@@ -83,16 +100,16 @@ def _merge_one(path: Path, folder: Path, rows: list[Result], merged: Merged, dry
         except FileExistsError:
             merged.conflicts[path] = "another file of its name was there, or came at this moment"
             return
-    rows.append(result)
+    rows.add(result)
     merged.added.append(path)
 
 
-def _copied(theirs: Path, result: Result, rows: Sequence[Result], folder: Path) -> Result | None:
+def _copied(theirs: Path, result: Result, rows: _Rows, folder: Path) -> Result | None:
     """The run of the same setting, of another seed, that said the very same of every image."""
     data = theirs.read_bytes()
-    for row in rows:
+    for row in rows.by_setting.get(order(result)[:-1], ()):
         there = predictions_path(folder, row)
-        if order(row)[:-1] == order(result)[:-1] and there.is_file() and there.read_bytes() == data:
+        if there.is_file() and there.read_bytes() == data:
             return row
     return None
 

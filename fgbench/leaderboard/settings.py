@@ -29,6 +29,8 @@ FULL_CLASSES = {
 beside a paper. The track would not tell: changing a learning rate makes a row ``custom`` as a part of the classes does.
 """
 
+PAPERS_LIST = "landmarks"  # option test_list of celeba_wild: that of the papers' landmarks, and the default
+
 SETTING = (
     "dataset",
     "track",
@@ -82,13 +84,13 @@ class Entry:
     @property
     def label(self) -> str:
         """``method[.variant][ + explainer]``: as people call it."""
-        name = f"{self.run.method}.{self.run.variant}" if self.run.variant else self.run.method
-        return name if self.run.explainer == "own" else f"{name} + {self.run.explainer}"
+        return self.run.label
 
     @property
     def name(self) -> str:
-        """``dataset/method[.variant].digest8``: names the setting, and begins the names of its files."""
-        return f"{self.run.dataset}/{self.run.name.rsplit('.s', 1)[0]}"
+        """``dataset/method[.variant].digest8[.explainer]``: names the setting, as its files do but for the seed."""
+        explained = "" if self.run.explainer == "own" else f".{self.run.explainer}"
+        return f"{self.run.dataset}/{self.run.method_name}.{self.run.config_digest[:8]}{explained}"
 
     @property
     def table(self) -> tuple[Any, ...]:
@@ -136,6 +138,22 @@ class Entry:
         """A cell and its floor."""
         value, reference = self.cell(name, digits), self.cell(floor, digits)
         return f"{value or '-'} / {reference or '-'}" if value or reference else ""
+
+
+def part(result: Result) -> str:
+    """What of its published dataset a run was on, in words; empty: the whole, as papers use it."""
+    if result.classes != FULL_CLASSES.get(result.dataset):
+        return f"{result.classes} classes"
+    given = result.resolved.get("data", {}).get("init_args", {})
+    if (images := given.get("images")) is not None:
+        return f"{images} images of each split"
+    tested = given.get("test_list", PAPERS_LIST)
+    return "" if tested == PAPERS_LIST else f"test list {tested}"
+
+
+def is_whole(result: Result) -> bool:
+    """Whether a run was on the whole of its published dataset: every test image, beside which papers' numbers stand."""
+    return not part(result)
 
 
 def order(result: Result) -> tuple[Any, ...]:
@@ -261,7 +279,10 @@ def ordered(chosen: Iterable[Entry], by: str) -> list[Entry]:
 
 
 def find(chosen: Sequence[Entry], name: str) -> Entry:
-    """The one entry of a name: ``[dataset/]method[.variant][.digest8][.s<seed>]``; with a seed, of that run alone.
+    """The one entry of a name; with a seed, of that run alone.
+
+    A name is ``[dataset/]method[.variant]``, with ``.digest8[.s<seed>][.explainer]`` or `` + explainer`` behind it;
+    one without an explainer is of the method's own evidence.
 
     Raises:
         ResultError: none or several have it; says which there are.

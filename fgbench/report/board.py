@@ -141,8 +141,9 @@ def _p(value: float) -> str:
 
 def show_comparison(console: Console, a: Entry, b: Entry, found: Sequence[Comparison]) -> None:
     """Print two settings beside each other, metric by metric, with the tests; then their costs."""
-    console.print(Text(f"a: {a.name}, n = {len(a.runs)}", style="bold"))
-    console.print(Text(f"b: {b.name}, n = {len(b.runs)}", style="bold"))
+    for side, entry in (("a", a), ("b", b)):
+        seeds = f"n = {len(entry.runs)}" if len(entry.runs) > 1 else f"seed {entry.run.seed}"
+        console.print(Text(f"{side}: {entry.name}, {seeds}", style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for header in ("", "a", "b", "a - b [95 %]", "p", "finds"):
         table.add_column(header, justify="right" if header else "left")
@@ -176,8 +177,8 @@ def _mean(entry: Entry, name: str) -> str:
 
 
 def _verdict(one: Comparison, a: Entry, b: Entry) -> list[str]:
-    better = a if (one.interval.difference > 0) == (one.better == "higher") else b
-    what = f"{better.label} is better" if one.significant else "cannot be told apart"
+    side, better = ("a", a) if (one.interval.difference > 0) == (one.better == "higher") else ("b", b)
+    what = f"{side if a.label == b.label else better.label} is better" if one.significant else "cannot be told apart"
     lines = [f"{one.metric}: {what} ({one.test.name}, unit: {one.test.unit}, {one.test.n:,} images)"]
     if one.left_out:
         lines.append(f"  {one.left_out} images that do not apply to every run are left out")

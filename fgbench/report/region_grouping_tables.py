@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fgbench import leaderboard
+from fgbench.leaderboard import Entry
 from fgbench.result import Result
 
 PAPER = "Huang & Li, CVPR 2020"
@@ -83,13 +84,13 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
     for method, cells in rows.items():
         values = [cells.get(key, "") for _, key in printed.columns]
         table.add_row("published", method, _setting(cells["network"], cells["px"]), *values)
-    for runs in _groups(printed.dataset, results):
-        values = [_mean([value(one, printed.metric, key) for one in runs]) for _, key in printed.columns]
+    measured = _entries(printed.dataset, results)
+    for entry in measured:
+        values = [_text(_mean([value(run, printed.metric, key) for run in entry.runs])) for _, key in printed.columns]
         if any(values):
-            first = runs[0]
-            table.add_row("measured", _described(runs), _setting(first.backbone, str(first.resolution)), *values)
-    floors = {_mean([getattr(one, f"{printed.metric[:-6]}_floor") for one in runs])
-              for runs in _groups(printed.dataset, results)} - {""}  # fmt: skip
+            network = _setting(entry.run.backbone, str(entry.run.resolution))
+            table.add_row("measured", _described(entry), network, *values)
+    floors = {_text(entry.mean(f"{printed.metric[:-6]}_floor")) for entry in measured} - {""}
     if floors:
         table.caption = (
             f"floor of measured rows (mean landmark, image's centre), all classes: {', '.join(sorted(floors))}"
@@ -101,8 +102,8 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
 def measured_tables(dataset: str, results: Sequence[Result]) -> list[Table]:
     """All explanations of a dataset's runs beside each other, a table for each track, number of classes and network."""
     tables: dict[tuple[str, int, str], Table] = {}
-    for runs in _groups(dataset, results):
-        first = runs[0]
+    for entry in _entries(dataset, results):
+        first = entry.run
         key = (first.track, first.classes, first.backbone)
         if key not in tables:
             title = f"{dataset}, track {key[0]}, {key[1]} classes, {key[2]}"
@@ -110,25 +111,21 @@ def measured_tables(dataset: str, results: Sequence[Result]) -> list[Table]:
             tables[key].add_column("method", overflow="fold", min_width=24)
             for heading in ("seeds", "accuracy\n%", "landmark\nerror %", "pointing\nerror %"):
                 tables[key].add_column(heading, justify="right", overflow="fold")
-        errors = [_with_floor(runs, name) for name in ("landmark", "pointing")]
-        tables[key].add_row(label(first), str(len(runs)), _mean([one.accuracy for one in runs]), *errors)
+        errors = [_with_floor(entry, name) for name in ("landmark", "pointing")]
+        tables[key].add_row(entry.label, str(len(entry.runs)), _text(entry.mean("accuracy")), *errors)
     return list(tables.values())
 
 
-def _with_floor(runs: Sequence[Result], name: str) -> str:
-    error = _mean([getattr(one, f"{name}_error") for one in runs])
-    return f"{error} of {_mean([getattr(one, f'{name}_floor') for one in runs])}" if error else ""
+def _with_floor(entry: Entry, name: str) -> str:
+    error = _text(entry.mean(f"{name}_error"))
+    return f"{error} of {_text(entry.mean(f'{name}_floor'))}" if error else ""
 
 
-def _groups(dataset: str, results: Sequence[Result]) -> list[list[Result]]:
-    """Seeds of each setting together; a method's own evidence before its explainers."""
-    groups: dict[tuple[object, ...], list[Result]] = {}
-    for result in results:
-        if result.dataset == dataset:
-            key = tuple(getattr(result, name) for name in leaderboard.SETTING)
-            groups.setdefault(key, []).append(result)
-    return sorted(groups.values(), key=lambda runs: (runs[0].method, runs[0].variant, runs[0].track,
-                                                     runs[0].explainer != "own", runs[0].explainer))  # fmt: skip
+def _entries(dataset: str, results: Sequence[Result]) -> list[Entry]:
+    """The settings of a dataset by name, a method's own evidence before its explainers; namesakes the best first."""
+    found = leaderboard.entries(result for result in results if result.dataset == dataset)
+    return sorted(found, key=lambda entry: (entry.run.method, entry.run.variant, entry.run.track,
+                                            entry.run.explainer != "own", entry.run.explainer))  # fmt: skip
 
 
 def value(result: Result, metric: str, subset: str) -> float | None:
@@ -139,23 +136,21 @@ def value(result: Result, metric: str, subset: str) -> float | None:
     return result.scores.get(f"{metric}_class_{int(subset.removeprefix('class ')) - 1}")
 
 
-def label(result: Result) -> str:
-    """What a row is called."""
-    name = f"{result.method}.{result.variant}" if result.variant else result.method
-    return name if result.explainer == "own" else f"{name} + {result.explainer}"
-
-
-def _described(runs: Sequence[Result]) -> str:
-    """A setting in words: method and explainer, track, classes where they are not all, seeds."""
-    first = runs[0]
-    of = "" if first.classes == leaderboard.FULL_CLASSES.get(first.dataset) else f", {first.classes} classes"
-    return f"{label(first)} ({first.track}{of}{f', {len(runs)} seeds' if len(runs) > 1 else ''})"
+def _described(entry: Entry) -> str:
+    """A setting in words: method and explainer, track, what of the dataset where it is not all, seeds."""
+    part = leaderboard.part(entry.run)
+    facts = [entry.run.track, *([part] if part else []), *([f"{len(entry.runs)} seeds"] if len(entry.runs) > 1 else [])]
+    return f"{entry.label} ({', '.join(facts)})"
 
 
 def _setting(network: str, pixels: str) -> str:
     return f"{network} {pixels} px" if pixels else network
 
 
-def _mean(values: Sequence[float | None]) -> str:
+def _mean(values: Sequence[float | None]) -> float | None:
     there = [x for x in values if x is not None]
-    return f"{statistics.fmean(there):.2f}" if there else ""
+    return statistics.fmean(there) if there else None
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -97,9 +97,9 @@ def find_baseline(result: Result, results: Sequence[Result]) -> Result | None:
 def find_published(result: Result, papers: pd.DataFrame, metrics: Sequence[str]) -> dict[str, str] | None:
     """What a paper prints for the same method, variant and dataset: its own paper and the nearest setting first.
 
-    Nothing for a part of the dataset's classes: papers print numbers of the whole.
+    Nothing for a part of the dataset: papers print numbers of the whole.
     """
-    if not metrics or papers.empty or result.classes != leaderboard.FULL_CLASSES.get(result.dataset):
+    if not metrics or papers.empty or not leaderboard.is_whole(result):
         return None
     variant = printed_variant(result)
     rows: list[dict[str, str]] = [
@@ -133,9 +133,8 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _title(result: Result) -> str:
-    name = f"{result.method}.{result.variant}" if result.variant else result.method
     explained = "" if result.explainer == "own" else f", evidence: {result.explainer}"
-    return f"{name} on {result.dataset}, seed {result.seed}{explained}"
+    return f"{result.method_name} on {result.dataset}, seed {result.seed}{explained}"
 
 
 def _setting(result: Result) -> str:

@@ -59,7 +59,7 @@ def _of_dataset(
     dataset: str, tables: Mapping[tuple[Any, ...], Sequence[Entry]], papers: pd.DataFrame, shared: dict[str, Any]
 ) -> wr.Report:
     rows = [entry for key, found in tables.items() if key[0] == dataset for entry in found]
-    methods = sorted({method_name(entry) for entry in rows})
+    methods = sorted({entry.run.method_name for entry in rows})  # as the runs' configuration on W&B has it
     by_method = {name: [name] for name in methods[:MOST]} | (
         {"other methods": methods[MOST:]} if methods[MOST:] else {}
     )
@@ -84,11 +84,6 @@ def _of_dataset(
         blocks += [wr.H2("What papers print"), wr.MarkdownBlock(_papers(printed))]
     return wr.Report(**shared, title=f"fgbench: {dataset}", description=f"Settings and runs on {dataset}.",
                      blocks=blocks)  # fmt: skip
-
-
-def method_name(entry: Entry) -> str:
-    """``method[.variant]``, as the runs' configuration on W&B names it."""
-    return f"{entry.run.method}.{entry.run.variant}" if entry.run.variant else entry.run.method
 
 
 def runset(name: str, dataset: str, methods: Sequence[str] = ()) -> wr.Runset:

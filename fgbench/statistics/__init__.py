@@ -17,7 +17,7 @@ May import: numpy, scipy. Must not import: anything else of the suite. Reads and
 """
 
 from fgbench.statistics.groups import holm, letters
-from fgbench.statistics.paired import Test, crossed, mcnemar, smallest_significant, wilcoxon
+from fgbench.statistics.paired import Test, crossed, mcnemar, wilcoxon
 from fgbench.statistics.resampling import DRAWS, Interval, bootstrap
 from fgbench.statistics.seeds import LEVEL, Summary, summary
 
@@ -32,7 +32,6 @@ __all__ = [
     "holm",
     "letters",
     "mcnemar",
-    "smallest_significant",
     "summary",
     "wilcoxon",
 ]

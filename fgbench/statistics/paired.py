@@ -56,26 +56,6 @@ def mcnemar(a: Bool[np.ndarray, " n"], b: Bool[np.ndarray, " n"], level: float =
     return Test("McNemar's exact", "images", p, int(a.size), _detectable(se, math.inf, level))
 
 
-def smallest_significant(discordant: int, n: int, level: float = LEVEL) -> float | None:
-    """The least difference of two shares for which McNemar's exact test is significant; None if there is none.
-
-    Args:
-        discordant: images on which exactly one of two runs is right.
-        n: all images.
-        level: 1 minus the largest p.
-
-    >>> smallest_significant(5, 100) is None  # even 5 to 0 has p = 0.0625
-    True
-    >>> smallest_significant(6, 100)
-    0.06
-    """
-    # p falls with the gap, so the least gap is found from the quantile of the smaller count
-    fewer = int(stats.binom.ppf((1 - level) / 2, discordant, 0.5))
-    while fewer >= 0 and 2 * stats.binom.cdf(fewer, discordant, 0.5) >= 1 - level:
-        fewer -= 1
-    return (discordant - 2 * fewer) / n if fewer >= 0 else None
-
-
 def wilcoxon(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " n"], level: float = LEVEL) -> Test:
     """Wilcoxon's signed-rank test of errors on the same images.
 

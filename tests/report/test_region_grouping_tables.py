@@ -69,6 +69,18 @@ def test_measured_rows_are_means_over_seeds_with_the_explainer_named(board):
     assert ["floor", "of", "measured", "rows"] in [line[:4] for line in lines]
 
 
+def test_a_measured_row_of_a_part_of_the_images_says_so(board):
+    resolved = {"data": {"init_args": {"images": 500, "test_list": "landmarks"}}}
+    faces = {"dataset": "celeba_wild", "classes": 40, "resolution": 256}
+    write_result(result(**faces, landmark_error=9.25, resolved=resolved), board / "results")
+    write_result(result(**faces, landmark_error=8.5, config_digest="1" * 12), board / "results")
+    rows = [" ".join(line) for line in printed(board) if line[:2] == ["measured", "baseline"] and "256" in line]
+    assert rows == [
+        "measured baseline (paper) resnet101 256 px 8.50",
+        "measured baseline (paper, 500 images of each split) resnet101 256 px 9.25",
+    ]
+
+
 def test_a_dataset_of_ones_choice_has_a_table_of_each_track(board):
     lines = printed(board, "inat2017")
     assert not any(line[:1] == ["published"] for line in lines)

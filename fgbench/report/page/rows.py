@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from fgbench.leaderboard import FULL_CLASSES, Entry
+from fgbench.leaderboard import Entry, is_whole
 from fgbench.leaderboard.settings import BETTER
 from fgbench.leaderboard.standing import Standing, signed
 from fgbench.leaderboard.tables import interval
@@ -131,7 +131,7 @@ def _measured(entry: Entry, column: Column) -> Cell:
 def _printed(entry: Entry, papers: Papers) -> Cell:
     """What the method's paper prints, how far the mean over the seeds is from it, and what else was different."""
     run, mean = entry.run, entry.mean("accuracy")
-    if run.classes != FULL_CLASSES.get(run.dataset):  # papers print numbers of the whole
+    if not is_whole(run):  # papers print numbers of the whole
         return Cell()
     paper = nearest_published(run, papers.get((run.dataset, run.method, printed_variant(run)), ()), PRINTED)
     if paper is None:
