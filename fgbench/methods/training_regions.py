@@ -47,7 +47,7 @@ class TrainingRegions(Method):
         self.register_buffer("best_box", torch.zeros(parts, BEST, 4))
         self.register_buffer("directions", torch.zeros(groups, channels))
         self._sums: tuple[Tensor, Tensor] | None = None
-        self.register_load_state_dict_post_hook(_read_flag)
+        self.register_load_state_dict_post_hook(_read_flag)  # type: ignore[no-untyped-call]
 
     def group_directions(self) -> Float[Tensor, "g d"]:
         """Centres of groups of the parts' directions: of the last pass, or of the parts as they are."""
