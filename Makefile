@@ -30,6 +30,7 @@ help:  ## list the verbs
 	@echo "  make bench METHOD=baseline LOSS=arcface DATASET=toybirds                            another loss"
 	@echo "  make bench METHOD=baseline EXPLAIN=gradcam,guided_gradcam,centre                    and rows of explainers"
 	@echo "  make bench ARGS=--help                                                              every option"
+	@echo "  $(PYTHON) -m fgbench --help         the other verbs: ensemble, figure, probe, weights"
 	@echo "  FGBENCH_PYTHON=python3 make bench       use an interpreter that has the packages; nothing is installed"
 
 install:  ## make .venv from the lock (every verb does this when needed)

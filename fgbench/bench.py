@@ -23,8 +23,8 @@ from pathlib import Path
 import yaml
 
 from fgbench import leaderboard
-from fgbench.cells import ROOT, Cell, ConfigError
-from fgbench.config import Resolved, has_preparation, is_customised, resolve
+from fgbench.cells import ROOT, Cell, ConfigError, UndefinedError
+from fgbench.config import Resolved, check_processes, has_preparation, is_customised, resolve, why_undefined
 from fgbench.explain import ExplainerError, parse
 from fgbench.report import terminal
 from fgbench.result import ResultError, from_json, read_result, write_atomically, write_result
@@ -63,7 +63,7 @@ def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str
     Raises:
         ConfigError: if any cell cannot be configured, or there is no such explainer; then none has started.
     """
-    plans = [resolve(cell) for cell in cells]
+    plans = resolve_all(cells)
     try:
         for name in explainers:
             parse(name)
@@ -85,6 +85,40 @@ def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str
             if explainer is None and outcome.state not in ("done", "skipped"):
                 break
     return summarise(outcomes)
+
+
+def resolve_all(cells: Sequence[Cell]) -> list[Resolved]:
+    """The cells of a grid that can be run; says which of those that ``all`` stood for are left out, and why.
+
+    Raises:
+        ConfigError: a cell that was named cannot be configured, or none of an ``all`` can.
+    """
+    plans: list[Resolved] = []
+    left_out: dict[Cell, tuple[str, UndefinedError]] = {}
+    for cell in cells:
+        try:
+            plans.append(resolve(cell))
+        except UndefinedError as error:
+            reason = why_undefined(cell) if cell.given is not None else ""
+            if not reason:  # named as it is, or the command line's values are to blame
+                raise
+            left_out[cell] = (reason, error)
+    runnable = {plan.cell.given for plan in plans}
+    for cell, (_, error) in left_out.items():
+        if cell.given not in runnable:
+            raise error
+    for cell, (reason, _) in left_out.items():
+        say(f"left out: {cell}: {' '.join(reason.split())}")
+    for plan in plans:
+        if not row_of(plan).exists():
+            check_processes(plan)
+    return plans
+
+
+def row_of(plan: Resolved, explainer: str = "") -> Path:
+    """Where the leaderboard keeps a cell's result, or that of an explainer's evidence."""
+    name = plan.name_with(explainer) if explainer else plan.name
+    return Path(plan.machine.leaderboard) / "results" / plan.cell.dataset / f"{name}.json"
 
 
 def attempt(plan: Resolved, explainer: str | None) -> tuple[Outcome, float]:
@@ -113,7 +147,7 @@ def summarise(outcomes: Sequence[Outcome]) -> int:
 def run_cell(plan: Resolved) -> Outcome:
     """Fit, test and publish one cell, going on where an earlier try was stopped."""
     board = Path(plan.machine.leaderboard)
-    target = board / "results" / plan.cell.dataset / f"{plan.name}.json"
+    target = row_of(plan)
     if target.exists():
         leaderboard.rebuild(board)  # a run killed between result and table left it stale
         return Outcome(plan.cell, "skipped", str(target))
@@ -136,12 +170,12 @@ def run_cell(plan: Resolved) -> Outcome:
 def explain_cell(plan: Resolved, explainer: str) -> Outcome:
     """Evaluate a finished cell's checkpoint with an explainer's evidence, and publish the row."""
     board, folder = Path(plan.machine.leaderboard), plan.run_folder
-    target = board / "results" / plan.cell.dataset / f"{plan.name_with(explainer)}.json"
+    target = row_of(plan, explainer)
     if target.exists():
         leaderboard.rebuild(board)
         return Outcome(plan.cell, "skipped", str(target))
     if not ((folder / "fit.json").exists() and any(folder.glob("checkpoints/*.ckpt"))):
-        own = target.with_name(f"{plan.name}.json")
+        own = row_of(plan)
         return Outcome(
             plan.cell,
             "failed",

@@ -12,7 +12,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,17 @@ class ConfigError(ValueError):
     """The cell cannot run as configured; the message names the key and what to do."""
 
 
+class UndefinedError(ConfigError):
+    """Dataset, method, variant and loss do not go together, or a constructor refuses its values."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the grid as a person names it."""
+    """One cell of the grid as a person names it.
+
+    ``given`` tells what was named from what ``all`` stood for: the cells of a grid that share it are the choices of one
+    ``all``, of which those that are not defined are left out. None: everything was named.
+    """
 
     method: str
     dataset: str
@@ -36,6 +44,7 @@ class Cell:
     variant: str = ""
     track: str = "paper"
     overrides: tuple[str, ...] = ()
+    given: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         """``toybirds/region_grouping.no_prior seed 0``."""
@@ -100,10 +109,10 @@ def _variant_file(cell: Cell, variant: str) -> Path:
         if (EXPERIMENTS / place).exists():
             if place.startswith("losses/") and "loss" not in _arguments(cell.method):
                 able = [name for name in available("methods") if "loss" in _arguments(name)]
-                raise ConfigError(f"{cell.method} has a loss of its own and takes no LOSS; {', '.join(able)} do")
+                raise UndefinedError(f"{cell.method} has a loss of its own and takes no LOSS; {', '.join(able)} do")
             return EXPERIMENTS / place
     known = ", ".join([*variants(cell.dataset, cell.method), *available("losses")])
-    raise ConfigError(f"there is no variant {variant!r} of {cell}; known: {known}")
+    raise UndefinedError(f"there is no variant {variant!r} of {cell}; known: {known}")
 
 
 def _arguments(method: str) -> Mapping[str, Any]:
@@ -151,7 +160,7 @@ def grid(
     overrides: Sequence[str],
     losses: str = "cross_entropy",
 ) -> list[Cell]:
-    """The cells of comma lists; ``all`` stands for every name that has a YAML file.
+    """The cells of comma lists; ``all`` stands for every name that has a YAML file and can be run with the others.
 
     A loss is a variant of its cell, added to the one that is asked for; cross-entropy is the cell itself.
 
@@ -170,8 +179,15 @@ def grid(
     for name, chosen in lists.items():
         if not chosen:
             raise ConfigError(f"{name} is empty: name at least one")
+    every = [given == "all" for given in (datasets, methods, losses)]
+
+    def given(*names: str) -> tuple[str, ...] | None:
+        return tuple(name for name, is_all in zip(names, every, strict=True) if not is_all) if any(every) else None
+
     return [
-        Cell(method, dataset, int(seed), _with_loss(variant, loss), track, tuple(overrides))
+        Cell(
+            method, dataset, int(seed), _with_loss(variant, loss), track, tuple(overrides), given(dataset, method, loss)
+        )
         for dataset in chosen_datasets
         for method in chosen_methods
         for loss in chosen_losses

@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]  # its __all__
 
 from fgbench import result
-from fgbench.cells import EXPERIMENTS, ROOT, Cell, ConfigError, files_of, merge, read_yaml
+from fgbench.cells import EXPERIMENTS, ROOT, Cell, ConfigError, UndefinedError, files_of, merge, read_yaml
 from fgbench.data.base import BenchDataModule
 from fgbench.data.view import written
 from fgbench.methods.base import Method, Optim
@@ -146,6 +146,12 @@ def count_workers(workers: int | None, devices: int | None) -> int:
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
+def count_devices(machine: Machine) -> int:
+    """Training processes per machine: as asked, or one for each GPU that may be taken, or one."""
+    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    return machine.devices or (torch.cuda.device_count() if gpu else 1)
+
+
 @cache
 def build_parser() -> ArgumentParser:
     """The schema of a resolved configuration, from the constructors' signatures."""
@@ -179,7 +185,7 @@ def resolve(cell: Cell) -> Resolved:
     try:
         return Resolved(cell, tree, digest(tree), sources)
     except WeightsError as error:
-        raise ConfigError(f"method.init_args: {error}") from None
+        raise ConfigError(f"{cell}: method.init_args: {error}") from None
 
 
 def tree_of(cell: Cell, files: bool = True) -> dict[str, Any]:
@@ -211,8 +217,20 @@ def tree_of(cell: Cell, files: bool = True) -> dict[str, Any]:
         where = " + ".join(str(path.relative_to(ROOT)) for path in paths)
         raise ConfigError(f"{cell}: {error}\n(configured by {where} + the command line)") from None
     tree = to_plain(build_parser(), namespace)
-    check(tree, files)
+    try:
+        check(tree, files)
+    except ConfigError as error:
+        raise type(error)(f"{cell}: {error}") from None
     return tree
+
+
+def why_undefined(cell: Cell) -> str:
+    """Why the cell cannot be run whatever else the command line says; empty if it can."""
+    try:
+        tree_of(replace(cell, overrides=()), files=False)
+    except UndefinedError as error:
+        return str(error).removeprefix(f"{cell}: ")
+    return ""
 
 
 def is_customised(plan: Resolved) -> bool:
@@ -245,6 +263,7 @@ def check(tree: Mapping[str, Any], files: bool = True) -> None:
 
     Raises:
         ConfigError: names the key, and what would do.
+        UndefinedError: a constructor refuses; its words.
     """
     if tree["trainer"]["max_epochs"] < 0:
         raise ConfigError(f"trainer.max_epochs is {tree['trainer']['max_epochs']}; it must be 0 or more")
@@ -256,15 +275,31 @@ def check(tree: Mapping[str, Any], files: bool = True) -> None:
             _kind(tree).check_files(tree["method"]["init_args"])
         data = _try_to_make(tree)
     except (ValueError, TypeError) as error:
-        raise ConfigError(str(error)) from None
-    processes = (devices or 1) * tree["machine"]["num_nodes"]
-    if data.batch_size % processes:
-        raise ConfigError(
-            f"data.init_args.batch_size is global: {data.batch_size} cannot be divided over {processes} processes; "
-            f"nearest that can: {max(1, round(data.batch_size / processes)) * processes}"
-        )
+        raise UndefinedError(str(_innermost(error))) from None
     if tree["selection"] == "validation" and not (data.val_fraction or data.has_validation):
         raise ConfigError("selection validation needs data.init_args.val_fraction, 0.1 for instance")
+
+
+def check_processes(plan: Resolved) -> None:
+    """Refuse a batch that the training processes of this machine cannot share evenly.
+
+    Raises:
+        ConfigError: names the nearest size that they can.
+    """
+    size = plan.tree["data"]["init_args"]["batch_size"]
+    processes = count_devices(plan.machine) * plan.machine.num_nodes
+    if size % processes:
+        raise ConfigError(
+            f"{plan.cell}: data.init_args.batch_size is global: {size} cannot be divided over {processes} processes; "
+            f"nearest that can: {max(1, round(size / processes)) * processes}, or give another --machine.devices"
+        )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What a constructor said, without the parser's account of all types that it then tried."""
+    while error.__cause__ and "does not validate against any of the union subtypes" in str(error).lower():
+        error = error.__cause__
+    return error
 
 
 def _try_to_make(tree: Mapping[str, Any]) -> BenchDataModule:

@@ -27,11 +27,12 @@ def build_parser() -> argparse.ArgumentParser:
         "bench", help="train and evaluate cells, add their rows to the leaderboard", add_help=False, allow_abbrev=False
     )
     bench.add_argument("-h", "--help", action="store_true", help="this text, and every configuration option")
-    bench.add_argument("--methods", default="region_grouping", metavar="A,B|all", help="default: %(default)s")
-    bench.add_argument("--datasets", default="toybirds", metavar="A,B|all", help="default: %(default)s")
+    every = "all: every one that is defined with the others; default: %(default)s"
+    bench.add_argument("--methods", default="region_grouping", metavar="A,B|all", help=every)
+    bench.add_argument("--datasets", default="toybirds", metavar="A,B|all", help=every)
     bench.add_argument("--seeds", default="0", metavar="0,1,2", help="default: %(default)s")
     bench.add_argument(
-        "--losses", default="cross_entropy", metavar="A,B|all", help="of a linear classifier; default: %(default)s"
+        "--losses", default="cross_entropy", metavar="A,B|all", help=f"of a linear classifier; {every}"
     )
     bench.add_argument(
         "--variant", default="", help="an ablation: a file experiments/ablations/[<dataset>/]<method>.*.yaml; a+b: both"

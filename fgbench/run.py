@@ -345,7 +345,7 @@ def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], 
     gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
     if machine.accelerator == "gpu" and not gpu:
         raise RuntimeError("machine.accelerator is gpu and torch sees none; use --machine.accelerator cpu")
-    devices = machine.devices or (torch.cuda.device_count() if gpu else 1)
+    devices = config.count_devices(machine)
     several = devices * machine.num_nodes > 1
     # Batch norm's moments are the same in all processes (synchronised); sending them anyway before each forward would
     # wait for ever in a validation where processes have different numbers of batches.

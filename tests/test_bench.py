@@ -279,6 +279,40 @@ def test_no_cell_starts_when_one_is_misconfigured(place, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def grid(methods, datasets, losses="cross_entropy", overrides=(), variant=""):
+    return cells.grid(methods, datasets, "0", variant, "paper", overrides, losses)
+
+
+def test_what_all_stands_for_is_left_out_where_it_is_not_defined_and_said(capfd, monkeypatch):
+    monkeypatch.setattr(cells, "available", lambda kind: ["cross_entropy", "mc_loss"] if kind == "losses" else ["tdsa"])
+    assert [plan.cell.variant for plan in bench.resolve_all(grid("region_grouping", "toybirds", "all"))] == [""]
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith("left out: toybirds/region_grouping.mc_loss seed 0: this method shows the loss no map")
+    with pytest.raises(ConfigError, match="celeba/tdsa seed 0: TDSA is not defined for a target of attributes"):
+        bench.resolve_all(grid("all", "celeba"))  # nothing is left of it
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    (("region_grouping", "toybirds", "mc_loss"), "no map"),
+    (("baseline,dpnet", "toybirds", "arcface"), "takes no LOSS"),
+    (("region_grouping", "toybirds", "all", ["--optim.lr", "-1"]), "optim.lr is -1"),
+    (("dpnet", "toybirds", "all", (), "nope"), "no variant 'nope'"),
+    (("all", "nowhere"), "no dataset 'nowhere'"),
+])  # fmt: skip
+def test_what_is_named_is_refused_even_beside_an_all(asked, says):
+    with pytest.raises(ConfigError, match=says):
+        bench.resolve_all(grid(*asked))
+
+
+def test_no_cell_starts_whose_batch_the_gpus_of_this_machine_cannot_share(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    given = [word.replace("cpu", "auto") for word in place]
+    with pytest.raises(ConfigError, match="cannot be divided over 3"):
+        bench.bench([cell("baseline", [*given, "--data.init_args.batch_size", "32"])])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_two_benches_do_not_run_one_cell_at_once(place):
     plan = resolve(cell("baseline", place))
     plan.run_folder.mkdir(parents=True)

@@ -235,7 +235,6 @@ def test_a_weights_file_counts_by_content_not_by_path(tmp_path):
         (("--optim.lr", "fast"), "lr"),
         (("--optim.lr", "-1"), "optim.lr is -1"),
         (("--trainer.max_epochs", "-2"), "max_epochs is -2"),
-        (("--data.init_args.batch_size", "7", "--machine.devices", "2"), "7 cannot be divided over 2"),
         (("--selection", "best"), "selection"),
         (("--selection", "validation"), "val_fraction"),
         (("--method.init_args.nothing", "1"), "nothing"),
@@ -250,6 +249,32 @@ def test_a_weights_file_counts_by_content_not_by_path(tmp_path):
 def test_a_bad_value_is_refused_by_name(overrides, says):
     with pytest.raises(ConfigError, match=says):
         resolve(Cell("baseline", "toybirds", overrides=overrides))
+
+
+def test_what_a_constructor_refuses_is_said_in_its_own_words_after_the_cell():
+    for overrides, says in ((("--optim.lr", "-1"), "optim.lr is -1.0; it must be above 0"),
+                            (("--method.init_args.loss.init_args.margin", "9"), "ArcFace: margin is 9.0; it is")):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            resolve(Cell("region_grouping", "toybirds", variant="arcface", overrides=overrides))
+        assert str(caught.value).startswith(f"toybirds/region_grouping.arcface seed 0: {says}")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("overrides", "gpus", "says"), [
+    (("--data.init_args.batch_size", "7", "--machine.devices", "2"), 0, "7 cannot be divided over 2 .* can: 8"),
+    ((), 3, "toybirds/baseline seed 0: .*32 cannot be divided over 3 processes; nearest that can: 33"),
+    (("--machine.num_nodes", "3"), 0, "32 cannot be divided over 3"),
+    ((), 2, None), ((), 0, None), (("--machine.accelerator", "cpu"), 3, None), (("--machine.devices", "1"), 3, None),
+])  # fmt: skip
+def test_a_batch_is_compared_with_the_processes_that_would_train(overrides, gpus, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    plan = resolve(Cell("baseline", "toybirds", overrides=overrides))  # whatever machine reads it: so do leaderboards
+    if says is None:
+        config.check_processes(plan)
+        return
+    with pytest.raises(ConfigError, match=says):
+        config.check_processes(plan)
 
 
 def test_unknown_names_list_the_known_ones():

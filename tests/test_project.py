@@ -43,6 +43,15 @@ def test_make_help_lists_every_verb_that_is_there():
     assert set(re.findall(r"^  make ([a-z-]+) ", shown, re.MULTILINE)) == set(phony.split())
 
 
+def test_every_verb_of_the_command_is_a_make_target_or_named_by_make_help():
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [line] = [line for line in shown.splitlines() if "-m fgbench --help" in line]
+    action = next(a for a in options.build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    made_by_others = {"prepare", "fit", "test", "wandb"}  # bench calls the first three; make wandb-sync
+    targets = set(re.findall(r"^  make ([a-z-]+) ", shown, re.MULTILINE))
+    assert set(action.choices) - targets - made_by_others == set(re.findall(r"[a-z]+", line.split("verbs:")[1]))
+
+
 def test_make_passes_the_cell_on():
     command = ["make", "-n", "bench", "METHOD=tasn", "DATASET=cub200", "SEED=3", "ARGS=--optim.lr 0.1"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fgbench.cells import available
 from fgbench.data import DATASETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,13 +38,24 @@ def test_a_change_of_a_dataset_or_of_its_view_makes_the_page_stale(tool, monkeyp
 
 
 def test_what_is_around_the_made_part_stays(tool):
-    before = f"above\n{tool.BEGIN}\nold\n{tool.END}\nbelow\n"
+    before = f"above\n{tool.BEGIN}\nold\n{tool.END}\nbetween\n{tool.TRACKS}\nold\n{tool.END}\nbelow\n"
     after = tool.replaced(before)
     assert after.startswith("above\n")
     assert after.endswith("below\n")
-    assert "old" not in after
+    assert "\nold\n" not in after
+    assert after.count("\nbetween\n") == after.count("above\n") == 1
     assert tool.replaced(after) == after
     assert all(f"**{name}**" in after for name in DATASETS)
+
+
+def test_every_track_is_listed_with_the_first_sentence_of_its_file(tool, tmp_path):
+    page = tool.PAGE.read_text()
+    assert all(f"| `{name}` | " in page for name in available("tracks"))
+    (tmp_path / "x.yaml").write_text("# A et al., 1.5 px: one\n# and two. Three.\n# Four.\ndata: {}\n")
+    (tmp_path / "y.yaml").write_text("# No stop\n#\n#   make bench\n")
+    assert tool.render_tracks(tmp_path).splitlines()[2:] == ["| `x` | A et al., 1.5 px: one and two. |", "| `y` | No stop |"]
+    with pytest.raises(SystemExit, match="is gone"):
+        tool.replaced(page.replace(tool.TRACKS, ""))
 
 
 def test_a_view_is_said_as_it_is(tool):

@@ -1,5 +1,6 @@
-"""Brings the datasets' section of docs/protocols.md up to date: ``python tools/protocols.py``."""
+"""Brings the lists of datasets and tracks in docs/protocols.md up to date: ``python tools/protocols.py``."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fgbench.data.archives import Archive  # noqa: E402
 
 PAGE = ROOT / "docs/protocols.md"
 BEGIN = "<!-- made by tools/protocols.py from fgbench/data and experiments/datasets: do not edit up to the end mark -->"
+TRACKS = "<!-- made by tools/protocols.py from experiments/tracks: do not edit up to the end mark -->"
 END = "<!-- end of what tools/protocols.py made -->"
 RESIZE = {"none": "whole image", "short": "short side {}", "squash": "squashed to {0} x {0}"}
 FRAME = {"box": "sides of the box", "interocular": "inter-ocular distance"}
@@ -71,7 +73,7 @@ def table(heading: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def render() -> str:
-    """Everything between the marks."""
+    """The datasets."""
     kinds = {name: getattr(fgbench.data, kind) for name, kind in fgbench.data.DATASETS.items()}
     counts, views, notes = [], [], []
     for name, kind in kinds.items():
@@ -101,10 +103,32 @@ def render() -> str:
     )
 
 
+def first_sentence(text: str) -> str:
+    """What a YAML file's opening comment says first.
+
+    >>> first_sentence("# Chang et al., 2021: all\\n# from scratch. Add a network.\\ndata: {}")
+    'Chang et al., 2021: all from scratch.'
+    """
+    lines = re.match(r"(?:#.*\n)*", text)[0].splitlines()
+    return re.split(r"(?<=\.)\s+(?=[A-Z])|\s*\n\s*\n", "\n".join(line[1:].strip() for line in lines), maxsplit=1)[
+        0
+    ].replace("\n", " ")
+
+
+def render_tracks(folder: Path = EXPERIMENTS / "tracks") -> str:
+    """The tracks."""
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))]
+    return "\n".join(table(["track", "what"], [[f"`{n}`", first_sentence((folder / f"{n}.yaml").read_text())] for n in names]))
+
+
 def replaced(page: str) -> str:
     """The page with what is made here brought up to date."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{render()}\n\n{END}{rest.partition(END)[2]}"
+    for mark, made in ((BEGIN, render()), (TRACKS, render_tracks())):
+        head, found, rest = page.partition(mark)
+        if not found:
+            sys.exit(f"{PAGE.name}: the line {mark!r} is gone; put it back where its list belongs")
+        page = f"{head}{mark}\n\n{made}\n\n{END}{rest.partition(END)[2]}"
+    return page
 
 
 if __name__ == "__main__":
