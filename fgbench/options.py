@@ -31,9 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--methods", default="region_grouping", metavar="A,B|all", help=every)
     bench.add_argument("--datasets", default="toybirds", metavar="A,B|all", help=every)
     bench.add_argument("--seeds", default="0", metavar="0,1,2", help="default: %(default)s")
-    bench.add_argument(
-        "--losses", default="cross_entropy", metavar="A,B|all", help=f"of a linear classifier; {every}"
-    )
+    bench.add_argument("--losses", default="cross_entropy", metavar="A,B|all", help=f"of a linear classifier; {every}")
     bench.add_argument(
         "--variant", default="", help="an ablation: a file experiments/ablations/[<dataset>/]<method>.*.yaml; a+b: both"
     )

@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from fgbench import bench, cli, config, resume, run
+from fgbench import bench, cells, cli, config, resume, run
 from fgbench.backbones import Backbone
 from fgbench.cells import ROOT, Cell, ConfigError
 from fgbench.config import resolve

@@ -1,5 +1,6 @@
 """The project as a whole: what is committed, what is pinned, what `make` offers."""
 
+import argparse
 import importlib.metadata
 import importlib.util
 import re
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fgbench import options
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -53,7 +53,10 @@ def test_every_track_is_listed_with_the_first_sentence_of_its_file(tool, tmp_pat
     assert all(f"| `{name}` | " in page for name in available("tracks"))
     (tmp_path / "x.yaml").write_text("# A et al., 1.5 px: one\n# and two. Three.\n# Four.\ndata: {}\n")
     (tmp_path / "y.yaml").write_text("# No stop\n#\n#   make bench\n")
-    assert tool.render_tracks(tmp_path).splitlines()[2:] == ["| `x` | A et al., 1.5 px: one and two. |", "| `y` | No stop |"]
+    assert tool.render_tracks(tmp_path).splitlines()[2:] == [
+        "| `x` | A et al., 1.5 px: one and two. |",
+        "| `y` | No stop |",
+    ]
     with pytest.raises(SystemExit, match="is gone"):
         tool.replaced(page.replace(tool.TRACKS, ""))
 

@@ -109,16 +109,14 @@ def first_sentence(text: str) -> str:
     >>> first_sentence("# Chang et al., 2021: all\\n# from scratch. Add a network.\\ndata: {}")
     'Chang et al., 2021: all from scratch.'
     """
-    lines = re.match(r"(?:#.*\n)*", text)[0].splitlines()
-    return re.split(r"(?<=\.)\s+(?=[A-Z])|\s*\n\s*\n", "\n".join(line[1:].strip() for line in lines), maxsplit=1)[
-        0
-    ].replace("\n", " ")
+    comment = "\n".join(line[1:].strip() for line in re.match(r"(?:#.*\n)*", text)[0].splitlines())
+    return " ".join(re.split(r"(?<=\.)\s+(?=[A-Z])|\n\n", comment, maxsplit=1)[0].split())
 
 
 def render_tracks(folder: Path = EXPERIMENTS / "tracks") -> str:
     """The tracks."""
-    names = [path.stem for path in sorted(folder.glob("*.yaml"))]
-    return "\n".join(table(["track", "what"], [[f"`{n}`", first_sentence((folder / f"{n}.yaml").read_text())] for n in names]))
+    rows = [[f"`{path.stem}`", first_sentence(path.read_text())] for path in sorted(folder.glob("*.yaml"))]
+    return "\n".join(table(["track", "what"], rows))
 
 
 def replaced(page: str) -> str:
