@@ -104,9 +104,9 @@ def resolve_all(cells: Sequence[Cell]) -> list[Resolved]:
                 raise
             left_out[cell] = (reason, error)
     runnable = {plan.cell.given for plan in plans}
-    for cell, (_, error) in left_out.items():
+    for cell, (_, refusal) in left_out.items():
         if cell.given not in runnable:
-            raise error
+            raise refusal
     for cell, (reason, _) in left_out.items():
         say(f"left out: {cell}: {' '.join(reason.split())}")
     for plan in plans:

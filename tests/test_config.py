@@ -252,8 +252,11 @@ def test_a_bad_value_is_refused_by_name(overrides, says):
 
 
 def test_what_a_constructor_refuses_is_said_in_its_own_words_after_the_cell():
-    for overrides, says in ((("--optim.lr", "-1"), "optim.lr is -1.0; it must be above 0"),
-                            (("--method.init_args.loss.init_args.margin", "9"), "ArcFace: margin is 9.0; it is")):  # fmt: skip
+    refused = {
+        ("--optim.lr", "-1"): "optim.lr is -1.0; it must be above 0",
+        ("--method.init_args.loss.init_args.margin", "9"): "ArcFace: margin is 9.0; it is",
+    }
+    for overrides, says in refused.items():
         with pytest.raises(ConfigError) as caught:
             resolve(Cell("region_grouping", "toybirds", variant="arcface", overrides=overrides))
         assert str(caught.value).startswith(f"toybirds/region_grouping.arcface seed 0: {says}")

@@ -104,9 +104,9 @@ def render() -> str:
 
 
 def first_sentence(text: str) -> str:
-    """What a YAML file's opening comment says first.
+    r"""What a YAML file's opening comment says first.
 
-    >>> first_sentence("# Chang et al., 2021: all\\n# from scratch. Add a network.\\ndata: {}")
+    >>> first_sentence("# Chang et al., 2021: all\n# from scratch. Add a network.\ndata: {}")
     'Chang et al., 2021: all from scratch.'
     """
     comment = "\n".join(line[1:].strip() for line in re.match(r"(?:#.*\n)*", text)[0].splitlines())
