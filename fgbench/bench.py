@@ -74,6 +74,9 @@ def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str
             print(f"# {plan.cell}  digest {plan.digest}  from {' + '.join(plan.sources)}")
             print(yaml.safe_dump(plan.tree, sort_keys=False))
         return 0
+    for plan in plans:
+        if not (row_of(plan).exists() or (plan.run_folder / "fit.json").exists()):  # something is left to train
+            check_processes(plan)
     outcomes = []
     for index, plan in enumerate(plans, 1):
         say(f"[{index}/{len(plans)}] {plan.cell}: digest {plan.digest}, run folder {plan.run_folder}")
@@ -109,9 +112,6 @@ def resolve_all(cells: Sequence[Cell]) -> list[Resolved]:
             raise refusal
     for cell, (reason, _) in left_out.items():
         say(f"left out: {cell}: {' '.join(reason.split())}")
-    for plan in plans:
-        if not row_of(plan).exists():
-            check_processes(plan)
     return plans
 
 

@@ -75,17 +75,34 @@ def cluster_and_separation(
     return own.mean(), others.mean()
 
 
-def windows(apart: int | None) -> list[nn.Module]:
+class Windows(nn.AvgPool2d):
     """Means over windows twice as wide as they lie apart: each is centred on the cell that it becomes.
 
+    Args:
+        apart: cells from one window to the next; even.
+
     Raises:
-        ValueError: they would not be.
+        ValueError: windows would not be centred so; ``forward`` refuses maps whose sides do not divide by ``apart``.
     """
-    if apart is None:
-        return []
-    if apart < 2 or apart % 2:
-        raise ValueError(f"average is {apart}; windows lie an even number of cells apart: 2, 4, ..., or null for none")
-    return [nn.AvgPool2d(2 * apart, apart, apart // 2, count_include_pad=False)]
+
+    def __init__(self, apart: int) -> None:
+        if apart < 2 or apart % 2:
+            raise ValueError(
+                f"average is {apart}; windows lie an even number of cells apart: 2, 4, ..., or null for none"
+            )
+        super().__init__(2 * apart, apart, apart // 2, count_include_pad=False)
+        self.apart = apart
+
+    def forward(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d u v"]:
+        """The means."""
+        height, width = maps.shape[2:]
+        if height % self.apart or width % self.apart:
+            raise ValueError(
+                f"average is {self.apart}, which does not divide the {height} x {width} cells of the network's map: "
+                "change it (null for none) or the size of the views"
+            )
+        means: Tensor = super().forward(maps)
+        return means
 
 
 class ProtoPNet(Method):
@@ -163,7 +180,11 @@ class ProtoPNet(Method):
             )
         self.backbone = Backbone(backbone, weights, stages=stages, mean=mean, std=std)
         pool = backbone.startswith("vgg") if pool is None else pool
-        self.pool = nn.Sequential(*[nn.MaxPool2d(2, 2)] * pool, *windows(average))
+        self.pool = nn.Sequential()
+        if pool:
+            self.pool.append(nn.MaxPool2d(2, 2))
+        if average is not None:
+            self.pool.append(Windows(average))
         first, second = nn.Conv2d(self.backbone.out_channels, channels, 1), nn.Conv2d(channels, channels, 1)
         for layer in (first, second):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -115,6 +115,11 @@ def test_a_window_is_the_mean_of_the_cells_that_lie_around_the_cell_it_becomes(a
         torch.testing.assert_close(found[:, :, row, column], sum(around) / len(around))
 
 
+def test_a_map_that_windows_do_not_divide_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match="average is 2, which does not divide the 7 x 8 cells"):
+        make(average=2).pool(torch.zeros(1, 2, 7, 8))
+
+
 def test_windows_average_what_the_network_sees_in_training_and_in_test():
     method = make(average=2).eval()
     image = torch.rand(2, 3, 64, 64)
