@@ -49,7 +49,14 @@ from torch import Tensor, nn
 from fgbench.backbones import Backbone
 from fgbench.layers.distributed import world_size
 from fgbench.layers.patches import high_activation_boxes, strongest
-from fgbench.layers.prototypes import Nearest, group_prototypes, log_similarity, nearest_cells, squared_distances
+from fgbench.layers.prototypes import (
+    Nearest,
+    Windows,
+    group_prototypes,
+    log_similarity,
+    nearest_cells,
+    squared_distances,
+)
 from fgbench.methods.base import Method, Optim
 from fgbench.methods.prototype_stages import Epoch, Stage, timetable
 from fgbench.pretrained import Colour
@@ -73,36 +80,6 @@ def cluster_and_separation(
     own = distance.gather(1, target[:, None])
     others = distance.scatter(1, target[:, None], torch.inf).min(1).values
     return own.mean(), others.mean()
-
-
-class Windows(nn.AvgPool2d):
-    """Means over windows twice as wide as they lie apart: each is centred on the cell that it becomes.
-
-    Args:
-        apart: cells from one window to the next; even.
-
-    Raises:
-        ValueError: windows would not be centred so; ``forward`` refuses maps whose sides do not divide by ``apart``.
-    """
-
-    def __init__(self, apart: int) -> None:
-        if apart < 2 or apart % 2:
-            raise ValueError(
-                f"average is {apart}; windows lie an even number of cells apart: 2, 4, ..., or null for none"
-            )
-        super().__init__(2 * apart, apart, apart // 2, count_include_pad=False)
-        self.apart = apart
-
-    def forward(self, maps: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d u v"]:
-        """The means."""
-        height, width = maps.shape[2:]
-        if height % self.apart or width % self.apart:
-            raise ValueError(
-                f"average is {self.apart}, which does not divide the {height} x {width} cells of the network's map: "
-                "change it (null for none) or the size of the views"
-            )
-        means: Tensor = super().forward(maps)
-        return means
 
 
 class ProtoPNet(Method):
