@@ -7,7 +7,9 @@ Both make the same number of forward passes, so where the network is all that ta
 numbers which are printed too: milliseconds per image of a pass of one image, and of a pass of many. A CPU is busy with
 one image already; a GPU waits for the launches of its kernels.
 
-``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] ...``
+``--compile`` compiles the batched side, as ``fgbench probe --compile`` does; the compilation is not timed.
+
+``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] [--compile] ...``
 """
 
 import argparse
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
 from fgbench.metrics.perturbation import STEPS, blurred, curves, images_at_once, ranks
+from fgbench.probing import compiled
 
 
 class Classifier(nn.Module):
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU, for both sides; default: torch's own choice")
     parser.add_argument("--precision", default="32", choices=("32", "bf16"), help="autocast, for both sides")
+    parser.add_argument("--compile", action="store_true", help="the batched side's network")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -78,6 +82,7 @@ def main() -> None:
     image = torch.randn(options.batch, 3, options.size, options.size)
     at_once = options.at_once or images_at_once(image.to(device))
     saliency = torch.rand(options.batch, 14, 14)
+    shared_network = compiled(network) if options.compile else network
     many = torch.randn(at_once, 3, options.size, options.size, device=device)
     found: dict[str, np.ndarray] = {}
 
@@ -88,13 +93,14 @@ def main() -> None:
         there = image.to(device)
         index = network(there).argmax(1)
         rank = ranks(saliency.to(device), options.size, options.size)
-        found["many"] = curves(network, there, index, rank, options.steps, at_once).cpu().numpy()
+        chances = curves(lambda shown, row: shared_network(shown), there, index, rank, options.steps, at_once)
+        found["many"] = chances.cpu().numpy()
 
     works: list[tuple[Callable[[], object], int]] = [
         (alone, 1),
         (together, options.batch),
         (lambda: network(many[:1]), 1),
-        (lambda: network(many), at_once),
+        (lambda: shared_network(many), at_once),
     ]
     taken: list[list[float]] = [[] for _ in works]
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -103,7 +109,8 @@ def main() -> None:
                 times.append(seconds(work, device) / images)
     one, batched, single, shared = (statistics.median(times[1:]) for times in taken)
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
-    print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision} on {device} ({threads})")
+    print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision}, "
+          f"{'compiled' if options.compile else 'eager'}, on {device} ({threads})")  # fmt: skip
     print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: {one / batched:.1f} times "
           f"(at least 5); curves differ by {np.abs(found['many'][:, 0] - found['one']).max():.1e}")  # fmt: skip
     print(f"the forward pass alone, per image: {1000 * single:.1f} ms of one, {1000 * shared:.1f} ms of "

@@ -120,7 +120,8 @@ def run_probe(options: argparse.Namespace) -> int:
     from fgbench.report.measures import show_probes
 
     with complaints():
-        show_probes(options.folder.name, probe(options.folder, names(options.explain), options.steps))
+        found = probe(options.folder, names(options.explain), options.steps, options.compile)
+        show_probes(options.folder.name, found)
     return 0
 
 

@@ -9,7 +9,7 @@ May import: every room below it, pictures. Must not import: cli. Reads: a run's 
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,37 @@ def cascade(method: nn.Module, fresh: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def answer(method: Any, batch: Batch) -> Tensor:
+    """Logits as in the test."""
+    logits: Tensor = method.respond(batch).logits
+    return logits
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same, compiled at its first call, for half a minute; only what its tensor needs is computed.
+
+    Weights are folded into it and must not change. It is compiled anew for another network or number of images.
+
+    Raises:
+        RuntimeError: there is no compiler, or it refuses the network; says what to do.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # seconds to import, for few
+    from torch._inductor import config
+
+    torch.compiler.reset()  # which leaves the ninth network of a process as it is
+    faster = torch.compile(function, dynamic=False)
+
+    def call(*given: Any) -> Tensor:
+        try:
+            with config.patch(freezing=True):  # torch.compile's own option of that name folds no batch norm
+                return faster(*given)
+        except TorchDynamoException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise RuntimeError(f"the network could not be compiled ({reason}); go on without --compile") from error
+
+    return call
+
+
 class Probes(Callback):
     """All probes over one loader of ``trainer.test``; ``numbers`` has them afterwards.
 
@@ -62,6 +93,7 @@ class Probes(Callback):
         networks: the cascade, by level; empty for no sanity check.
         seed: of the noise.
         steps: of insertion and deletion.
+        fast: whether the network is compiled for them.
     """
 
     def __init__(
@@ -73,8 +105,10 @@ class Probes(Callback):
         networks: dict[str, nn.Module],
         seed: int = 0,
         steps: int = perturbation.STEPS,
+        fast: bool = False,
     ) -> None:
         super().__init__()
+        self.answer = compiled(answer) if fast else answer
         self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
         self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
         self.parts, self.bound_parts, self.saliency = shows.parts, shows.bound_parts, True
@@ -138,13 +172,11 @@ class Probes(Callback):
         saliency = torch.zeros_like(batch.image[:, 0, :1, :1]) if said.saliency is None else said.saliency.float()
         rank = perturbation.ranks(saliency, *batch.image.shape[2:])
 
-        def classify(image: Tensor) -> Tensor:
+        def classify(image: Tensor, row: Tensor) -> Tensor:
             """As in the test: the perturbed images of an image have its number, and whatever else is known of it."""
-            times = len(image) // len(batch.image)
             known = batch._replace(image=batch.image_id, mask=batch.image_id)  # large, and not asked for
-            repeated = Batch(*(field.repeat_interleave(times, 0) for field in known))
-            logits: Tensor = method.respond(repeated._replace(image=image, mask=NOTHING)).logits
-            return logits
+            repeated = Batch(*(field[row] for field in known))
+            return self.answer(method, repeated._replace(image=image, mask=NOTHING))
 
         return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps)
 
@@ -167,7 +199,9 @@ class Probes(Callback):
         }
 
 
-def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = perturbation.STEPS) -> dict[str, Any]:
+def probe(
+    folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = perturbation.STEPS, fast: bool = False
+) -> dict[str, Any]:
     """Probe a finished run; adds to its ``probes.json`` and returns what that then holds, by explainer.
 
     Raises:
@@ -188,7 +222,7 @@ def probe(folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = pertur
         explainer = trained.shows.explainer if isinstance(trained.shows, Explained) else make_explainer(name)
         networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
         probes = Probes(
-            data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps
+            data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps, fast
         )
         trainer = run.make_trainer(tree, folder, [probes], None)
         trainer.test(trained.shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)

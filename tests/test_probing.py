@@ -1,5 +1,6 @@
 """Probes: the cascade, and a whole pass over toybirds with a tiny network."""
 
+import shutil
 import warnings
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from fgbench.measures import PROBED
 from fgbench.methods import DPNet, MCLoss, ProtoPNet, RegionGrouping
 from fgbench.methods.base import Optim
 from fgbench.metrics import consistency
-from fgbench.probing import Probes, cascade
+from fgbench.probing import Probes, cascade, compiled
 from fgbench.result import EXPLAINED
 from fgbench.types import Batch
 
@@ -141,3 +142,24 @@ def test_noise_does_not_exchange_the_class_that_parts_belong_to(kind, field):
 
 def test_what_a_result_may_leave_out_is_what_the_test_phase_measures():
     assert set(EXPLAINED) == set(measures.PLAIN)
+
+
+def scores(network, image):
+    return network(image).mean((2, 3))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="what compiles a network for a CPU is not installed")
+@torch.no_grad()
+def test_a_compiled_network_answers_with_its_own_weights():
+    image = torch.rand(2, 3, 8, 8)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+        torch.testing.assert_close(compiled(scores)(network, image), scores(network, image))
+
+
+@torch.no_grad()
+def test_without_a_compiler_the_way_on_is_named(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    with pytest.raises(RuntimeError, match=r"could not be compiled \(.*no-such-compiler.*\); go on without --compile"):
+        compiled(scores)(torch.nn.Conv2d(3, 4, 5), torch.rand(2, 3, 9, 9))

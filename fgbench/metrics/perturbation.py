@@ -43,8 +43,8 @@ AT_ONCE = 256  # perturbed images in one forward pass on an accelerator
 # Pixels of a pass on a CPU, for its cache's sake: at 224 px (10 images) MobileNetV2 answers 10 to 40 % faster than in
 # passes of 32, a small ResNet too; small images gain by many in a pass.
 PIXELS_CPU = 2**19
-Classify = Callable[[Tensor], Tensor]
-"""Logits of normalised images."""
+Classify = Callable[[Tensor, Tensor], Tensor]
+"""Logits of normalised images, each of which is some row's image of the batch, changed."""
 
 
 def subset(rows: Int[ndarray, " n"], most: int = MOST) -> Int[ndarray, " m"]:
@@ -91,7 +91,7 @@ def curves(
     """Probabilities of the index-th class along deletion and insertion, many perturbed images in one pass.
 
     Args:
-        classify: asked for perturbed images, those of the first image first.
+        classify: asked for ``at_once`` perturbed images, with the row that each was made of; never for fewer.
         image: normalised.
         index: the class of each image.
         rank: of its pixels, see ``ranks``.
@@ -101,16 +101,19 @@ def curves(
     at_once = images_at_once(image) if at_once is None else at_once
     height, width = image.shape[2:]
     counts = torch.arange(steps + 1, device=image.device) * (height * width) // steps
-    chunk = max(1, at_once // len(image))
+    every = len(image) * len(counts)
+    # The last pass repeats the last image: a compiled network is compiled for one number of images.
+    pairs = torch.arange(-(-every // at_once) * at_once, device=image.device).clamp(max=every - 1)
+    rank = rank.int()  # which every pass reads
     found = []
     for first, fill in ((torch.zeros_like(image), image), (image, blurred(image))):
-        rows = []
-        for some in counts.split(chunk):
-            ranked = (rank[:, None] < some[:, None, None])[:, :, None]
-            shown = torch.where(ranked, first[:, None], fill[:, None]).flatten(0, 1)
-            chances = classify(shown).float().softmax(1).view(len(image), len(some), -1)
-            rows.append(chances.gather(2, index[:, None, None].expand(-1, len(some), 1))[..., 0])
-        found.append(torch.cat(rows, dim=1))
+        chances = []
+        for some in pairs.split(at_once):
+            row, count = some // len(counts), counts[some % len(counts)]
+            replaced = (rank[row] < count[:, None, None])[:, None]
+            probability = classify(torch.where(replaced, first[row], fill[row]), row).float().softmax(1)
+            chances.append(probability.gather(1, index[row, None])[:, 0])
+        found.append(torch.cat(chances)[:every].view(len(image), -1))
     return torch.stack(found)
 
 

@@ -23,7 +23,14 @@ def test_curves_are_those_of_one_image_and_one_step_at_a_time(seed, steps, at_on
     image = torch.randn(3, 3, 6, 8, generator=random)
     saliency = torch.rand(3, 2, 3, generator=random)
     index = classify(image).argmax(1)
-    found = curves(classify, image, index, ranks(saliency, 6, 8), steps, at_once)
+    asked = []
+
+    def watched(shown, row):
+        asked.append(len(shown))
+        return classify(shown)
+
+    found = curves(watched, image, index, ranks(saliency, 6, 8), steps, at_once)
+    assert set(asked) == {at_once}
     fuzzy = blurred(image)
     for one in range(3):
         whole = interpolate(saliency[one, None, None].double(), (6, 8), mode="bilinear", align_corners=False).flatten()
@@ -67,8 +74,8 @@ def test_what_is_told_where_the_bird_is_beats_noise_and_its_own_reverse(fake_roo
     image = bird[:, None].expand(-1, 3, -1, -1).contiguous()  # white birds on what counts as nothing
     size = bird.sum((1, 2))
 
-    def by_mass(shown):
-        mass = shown[:, 0].sum((1, 2)) / size.repeat_interleave(len(shown) // len(size))
+    def by_mass(shown, row):
+        mass = shown[:, 0].sum((1, 2)) / size[row]
         return torch.stack([8 * mass - 4, torch.zeros_like(mass)], 1)
 
     scores = {}
