@@ -45,7 +45,8 @@ class BenchDataModule(Listed, LightningDataModule):
         workers: loader processes per training process. Changes no number.
         cache: ``ram`` keeps resized images in memory, shared by the workers of a process; ``device`` keeps those of the
             training split on the device that trains and augments them there, or the prepared rows that replace them
-            (which a GPU with room for twice as much keeps unasked). Changes no number.
+            (which a GPU with room for twice as much keeps unasked), and those of other splits in memory. Changes no
+            number.
     """
 
     def __init__(
@@ -207,7 +208,8 @@ class BenchDataModule(Listed, LightningDataModule):
         """
         from fgbench.data.dataset import ImageDataset  # imports albumentations: 2 s that --help need not wait
 
-        kept = self._kept(view, cached) if cached and self.cache == "ram" else None
+        in_memory = self.cache == "ram" or (self.cache == "device" and cached != "train")
+        kept = self._kept(view, cached) if cached and in_memory else None
         return ImageDataset(self.listing, view, self.seed, kept, self.bottom, self.known_damaged, places)
 
     def _kept(self, view: View, split: Split) -> PixelCache:
@@ -227,7 +229,7 @@ class BenchDataModule(Listed, LightningDataModule):
             need = 3 * int(shapes.prod(axis=1).sum()) * processes
             if need > self._free:
                 raise DataError(
-                    f"{self.name}: cache: ram needs {need / 1e9:.1f} GB for the {len(rows):,} images of the {split} "
+                    f"{self.name}: cache: {self.cache} needs {need / 1e9:.1f} GB for the {len(rows):,} images of the {split} "
                     f"split in {processes} processes, but {self._free / 1e9:.1f} GB of memory are free: "
                     "set data.init_args.cache to none"
                 )

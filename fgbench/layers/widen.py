@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-ADVICE = "take another way to get the channels (append for the last stage, side for the one before it)"
+ADVICE = "take another way to get the channels: high: append for the last stage; for the one before it mid: side (tdsa)"
 
 
 def conv_norm_relu(inputs: int, outputs: int) -> nn.Sequential:

@@ -20,7 +20,8 @@ from fgbench.report.figures import INCH, Example, plain_text, resize
 from fgbench.result import write_atomically
 
 COARSE, FINE = "#d40000", "#00903a"  # frames of the last stage's maps and of the earlier one's, as in the paper
-MOST = 4  # maps of one kind that a sheet shows of a class
+MOST = 4  # channels of a class that a sheet shows
+FINER = 5  # maps within one of them: the paper's largest xi
 
 
 def map_overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "u v"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -37,6 +38,8 @@ def map_overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "u 
 def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> None:
     """A row per channel of the shown class: the image, the channel in red, the finer maps within it in green.
 
+    A place stays empty where a finer map is zero everywhere, as it is where a smaller group has none.
+
     Args:
         path: the PNG file.
         examples: with ``parts``, and ``finer`` where the method has it.
@@ -50,7 +53,7 @@ def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> 
         raise ValueError(f"{path}: no example has channels to draw")
     rows = [(example, p) for example in shown for p in range(min(MOST, len(_parts(example))))]
     finer = max((example.finer.shape[1] for example in shown if example.finer is not None), default=0)
-    figure, axes = _grid(len(rows), 2 + min(MOST, finer))
+    figure, axes = _grid(len(rows), 2 + min(FINER, finer))
     for line, (example, p) in zip(axes, rows, strict=True):
         if p == 0:
             line[0].imshow(example.image)

@@ -55,6 +55,15 @@ def test_a_second_epoch_needs_no_files_and_shows_the_same(cub, workers):
         list(plain.train_dataloader())
 
 
+def test_with_the_training_images_on_the_device_the_others_are_kept_in_memory(cub):
+    plain, kept = _data(cub), _data(cub, cache="device")
+    expected, test = _epochs(plain.test_dataloader(), 2), kept.test_dataloader()
+    first = list(test)
+    shutil.rmtree(cub / "CUB_200_2011/images")
+    _same(first + list(test), expected)
+    assert kept.dataset(TEST, cached="train").cache is None
+
+
 def test_loaders_that_resize_alike_share_their_memory(cub):
     data = _data(cub, cache="ram", locate_view=View("squash", 32))
     views = {TRAIN: "train", TEST: "train"}
