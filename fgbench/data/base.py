@@ -229,8 +229,8 @@ class BenchDataModule(Listed, LightningDataModule):
             need = 3 * int(shapes.prod(axis=1).sum()) * processes
             if need > self._free:
                 raise DataError(
-                    f"{self.name}: cache: {self.cache} needs {need / 1e9:.1f} GB for the {len(rows):,} images of the {split} "
-                    f"split in {processes} processes, but {self._free / 1e9:.1f} GB of memory are free: "
+                    f"{self.name}: cache: {self.cache} needs {need / 1e9:.1f} GB for the {len(rows):,} images of the "
+                    f"{split} split in {processes} processes, but {self._free / 1e9:.1f} GB of memory are free: "
                     "set data.init_args.cache to none"
                 )
             self._free -= need

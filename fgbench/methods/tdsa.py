@@ -13,8 +13,10 @@ The total loss, in one place (``TDSA.total``)::
     + mid_weight * (discriminality * L_dis(mid') + diversity * (1 - h / size))    the earlier map times the gate, MC_2
 
 ``discriminality`` 1.5 is the paper's mu, ``diversity`` 15 its mu times lambda. What acts on ``h`` itself is
-``diversity`` over the channels per class: 15 / 3 for the last map and 15 / 9 for the earlier one. The paper's formula
-read literally (``norm: none``) would be 3 and 9 times as strong.
+``diversity`` over the channels per class: 15 / 3 for the last map and 15 / (3 ``xi``) for the earlier one, 15 / 9 with
+the paper's 3. Where a pretrained network's channels do not divide by the classes, each group has its own: ResNet-50
+with 200 classes 15 / 10 and 15 / 11 for the last map, 15 / 5 and 15 / 6 for the earlier one. The paper's formula read
+literally (``norm: none``) would be that many times as strong.
 
 The gate is sigmoid(up-sampled last map); each of its channels gates ``xi`` neighbouring channels of its own class. It
 feeds MC_2 only: neither the later layers nor a test see it. After a ReLU it is never below one half.

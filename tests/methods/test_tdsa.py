@@ -6,9 +6,10 @@ from torch import nn
 
 from fgbench.cells import Cell
 from fgbench.config import resolve
+from fgbench.costs import count
 from fgbench.losses import ArcFace, CrossEntropy, MutualChannel
 from fgbench.losses.mutual_channel import peaks_of_classes
-from fgbench.methods import TDSA, MCLoss, Optim
+from fgbench.methods import METHODS, TDSA, MCLoss, Optim
 from fgbench.methods.mc_loss import channel_table, take_channels
 from fgbench.methods.tdsa import apply_gate, finer_table, gate_of, gating_channels
 from fgbench.types import Batch
@@ -93,7 +94,7 @@ def parameters_m(module):
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
-@pytest.mark.parametrize(("xi", "millions"), [(1, 15.9), (3, 27.0), (5, 38.1)])
+@pytest.mark.parametrize(("xi", "millions"), [(1, 15.9), (2, 21.5), (3, 27.0), (4, 32.5), (5, 38.1)])
 def test_vgg_has_the_papers_widths(xi, millions):
     with torch.device("meta"):
         method = make(classes=200, backbone="vgg16_bn", mid="widen", xi=xi, cells=7)
@@ -221,6 +222,39 @@ def test_the_loss_of_the_earlier_map_sees_the_gate_and_the_logits_do_not():
     before = method(images).logits
     method.attention = True
     assert torch.equal(method(images).logits, before)
+
+
+def test_a_gate_of_ones_is_the_ablation_without_attention(monkeypatch):
+    def ones(high, size, mode):
+        return torch.ones(*high.shape[:2], *size)
+
+    monkeypatch.setattr("fgbench.methods.tdsa.gate_of", ones)
+    batch, gated, plain = batch_of(6), make(xi=1).train(), make(xi=1, attention=False).train()
+    plain.load_state_dict(gated.state_dict())  # with the counts that draw channels
+    for method in (gated, plain):
+        method.loss(batch)[0].backward()
+    torch.testing.assert_close(gated.loss(batch)[0], plain.loss(batch)[0])
+    for (name, one), other in zip(gated.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("cell", "gmacs"),
+    [
+        (Cell("mc_loss", "cub200", track="scratch+vgg16"), 15.8),
+        (Cell("tdsa", "cub200", track="scratch+vgg16"), 21.3),
+        (Cell("baseline", "cub200", track="scratch+resnet18"), 1.8),
+        (Cell("mc_loss", "cub200", track="scratch+resnet18"), 3.6),
+        (Cell("tdsa", "cub200", track="scratch+resnet18"), 5.5),
+    ],
+)
+def test_the_costs_that_tracks_state(cell, gmacs):
+    tree = resolve(cell).tree["method"]
+    colours = {name: tuple(tree["init_args"][name]) for name in ("mean", "std")}
+    arguments = tree["init_args"] | colours | {"loss": CrossEntropy}
+    with torch.device("meta"):
+        method = METHODS[cell.method](200, "class", Optim(), **arguments)
+    assert count(method.to("meta"), (224, 224)).macs / 1e9 == pytest.approx(gmacs, abs=0.05)
 
 
 def test_a_gradient_reaches_the_last_map_through_the_gate_only_if_there_is_one():
