@@ -38,10 +38,9 @@ class SelfAttention(nn.Module):
         keys: channels of the keys.
         basis: waves along each side that tell where a cell is, joined to keys and values; 0 for none.
         hidden: features of the state.
-        scaled: divide the products by the root of their length (Eq. 7.1; the prose does not).
     """
 
-    def __init__(self, channels: int, keys: int, basis: int, hidden: int, scaled: bool = True) -> None:
+    def __init__(self, channels: int, keys: int, basis: int, hidden: int) -> None:
         super().__init__()
         if not 1 <= keys < channels or basis < 0:
             raise ValueError(
@@ -49,7 +48,7 @@ class SelfAttention(nn.Module):
             )
         self.keys, self.basis, self.hidden = keys, basis, hidden
         asked, answered = keys + basis**2, channels - keys + basis**2
-        self.scale = asked**-0.5 if scaled else 1.0
+        self.scale = asked**-0.5  # Eq. 7.1; the prose does not scale
         self.query = nn.Sequential(
             *(nn.Linear(hidden, MLP), nn.ReLU(), nn.Linear(MLP, MLP), nn.ReLU(), nn.Linear(MLP, asked))
         )

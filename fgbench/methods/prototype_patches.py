@@ -6,7 +6,6 @@ guess from the sizes of its published boxes: none is smaller than a twentieth of
 """
 
 import json
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,8 +16,6 @@ from fgbench.methods.base import Optim
 from fgbench.methods.protopnet import ProtoPNet
 from fgbench.pretrained import Colour, WeightsError, read_weights
 
-Choice = Literal["all", "predicted"]
-
 
 class PatchExtractor(nn.Module):
     """A frozen ProtoPNet that says where an image is most like prototypes; it is never told a label.
@@ -26,7 +23,6 @@ class PatchExtractor(nn.Module):
     Args:
         method: trained.
         count: boxes for each image.
-        choose: the strongest prototypes of all classes, or of the predicted class (at most ``per_class`` then).
         size: pixels; images are resized to squares of it first, as the ProtoPNet was trained; None takes them as they
             come.
         mean: of the normalisation of the images that come in; None for that of the ProtoPNet's own backbone.
@@ -40,16 +36,15 @@ class PatchExtractor(nn.Module):
         self,
         method: ProtoPNet,
         count: int = 10,
-        choose: Choice = "all",
         size: int | None = None,
         mean: Colour | None = None,
         std: Colour | None = None,
     ) -> None:
         super().__init__()
-        most = len(method.prototypes) if choose == "all" else method.per_class
+        most = len(method.prototypes)
         if not 1 <= count <= most:
             raise ValueError(f"{count} patches are asked for, but there are 1 to {most} prototypes to choose from")
-        self.method, self.count, self.choose, self.size = method.eval().requires_grad_(False), count, choose, size
+        self.method, self.count, self.size = method.eval().requires_grad_(False), count, size
         here_mean, here_std = torch.tensor(method.backbone.mean), torch.tensor(method.backbone.std)
         come_mean, come_std = torch.tensor(mean or method.backbone.mean), torch.tensor(std or method.backbone.std)
         self.register_buffer("_scale", (come_std / here_std).view(3, 1, 1))
@@ -67,11 +62,6 @@ class PatchExtractor(nn.Module):
         if self.size is not None:
             seen = nn.functional.interpolate(seen, (self.size, self.size), mode="bilinear", antialias=True)
         maps = self.method.similarities(seen)
-        if self.choose == "predicted":
-            predicted = self.method.logits(maps.flatten(2).amax(2)).argmax(1)
-            maps = maps.unflatten(1, (-1, self.method.per_class))[
-                torch.arange(len(maps), device=maps.device), predicted
-            ]
         return strongest_boxes(maps, self.count, image.shape[2], image.shape[3])
 
 

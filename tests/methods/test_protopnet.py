@@ -342,10 +342,9 @@ def test_a_group_adds_what_the_logit_loses_without_its_prototypes():
         method.classifier.weight.data.copy_(kept)
 
 
-@pytest.mark.parametrize("choose", ["all", "predicted"])
-def test_patches_of_test_images_do_not_depend_on_labels(choose):
+def test_patches_of_test_images_do_not_depend_on_labels():
     method = make().eval()
-    extractor = PatchExtractor(method, 2, choose)
+    extractor = PatchExtractor(method, 2)
     batch = next(iter(loader()))
     boxes = extractor(method.on_after_batch_transfer(batch, 0).image)
     permuted = batch._replace(target=batch.target[torch.tensor([1, 2, 3, 0])])
@@ -356,7 +355,7 @@ def test_patches_of_test_images_do_not_depend_on_labels(choose):
     with torch.no_grad():
         other.prototypes.copy_(method.prototypes[rows])
         other.classifier.weight.copy_(method.classifier.weight[order][:, rows])
-    assert torch.equal(PatchExtractor(other, 2, choose)(method.on_after_batch_transfer(batch, 0).image), boxes)
+    assert torch.equal(PatchExtractor(other, 2)(method.on_after_batch_transfer(batch, 0).image), boxes)
 
 
 def test_patches_come_strongest_first_in_pixels_of_the_images_that_came():
@@ -383,8 +382,8 @@ def test_images_normalised_for_another_network_are_normalised_anew():
 
 
 def test_more_patches_than_prototypes_are_refused():
-    with pytest.raises(ValueError, match="3 patches are asked for, but there are 1 to 2"):
-        PatchExtractor(make(), 3, "predicted")
+    with pytest.raises(ValueError, match="7 patches are asked for, but there are 1 to 6"):
+        PatchExtractor(make(), 7)
 
 
 def test_a_trained_run_is_saved_whole_and_loaded_by_its_content(tmp_path):
