@@ -23,6 +23,12 @@ from fgbench.methods import FocusLonger
 from fgbench.methods.focus_patches import Extractor, Kind
 
 
+def part_of(attribute: str) -> int:
+    """The part whose attribute it is; of the legs, which look alike, the near one."""
+    name = attribute.split(".")[0]
+    return PARTS.index("leg" if name == "legs" else name)
+
+
 def telling_parts(count: int) -> np.ndarray:
     """``species part``: whether another species differs from this one in one attribute, which is of this part."""
     species = catalogue(count)
@@ -31,14 +37,7 @@ def telling_parts(count: int) -> np.ndarray:
         for other in range(count):
             differing = [key for key in species[one] if species[one][key] != species[other][key]]
             if len(differing) == 1:
-                found[
-                    one,
-                    PARTS.index(
-                        differing[0].split(".")[0].removesuffix("s")
-                        if differing[0].startswith("legs")
-                        else differing[0].split(".")[0]
-                    ),
-                ] = True
+                found[one, part_of(differing[0])] = True
     return found
 
 
@@ -88,10 +87,13 @@ def measure(method: FocusLonger, data: ToyBirds, most: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="run of focus_longer on toybirds, trained to its end")
-    parser.add_argument("--protopnet", help="a trained ProtoPNet")
+    parser.add_argument("folder", type=Path, nargs="?", help="run of focus_longer on toybirds, trained to its end")
+    parser.add_argument("--protopnet", help="a trained ProtoPNet, which sees images of the run's extractor_size")
     parser.add_argument("--images", type=int, default=1000, help="of the test split, evenly spread")
     options = parser.parse_args()
+    if options.folder is None:
+        print("needs a run folder: python benchmarks/patches.py runs/toybirds/<run of focus_longer>")
+        return
     tree = phases.read_run(options.folder)["tree"]
     data, method = instantiate(tree)
     if not isinstance(data, ToyBirds) or not isinstance(method, FocusLonger) or data.first_class:
@@ -103,7 +105,7 @@ def main() -> None:
     kinds: list[tuple[Kind, str | None]] = [("cam", None), ("grid", None), ("random", None)]
     kinds += [("protopnet", options.protopnet)] if options.protopnet else []
     for kind, weights in kinds:
-        method.extractor = Extractor(kind, method.extractor.count, weights, None, method.backbone)
+        method.extractor = Extractor(kind, method.extractor.count, weights, method.extractor.size, method.backbone)
         print(f"{kind}: {measure(method, data, options.images)}", flush=True)
 
 
