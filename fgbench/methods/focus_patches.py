@@ -23,6 +23,7 @@ from fgbench.pretrained import WeightsError, read_weights, weight_tag
 from fgbench.types import Batch
 
 Kind = Literal["cam", "grid", "random", "protopnet", "official"]
+VERSION = 1  # of stored boxes: raise it when the code that makes them changes (resizing, percentile, order)
 LEAST = 0.25  # where a random crop leaves a smaller share of a stored box, the whole input is the patch
 NEEDED = {
     "protopnet": "train METHOD=protopnet on this dataset and write it: fgbench weights --whole <run folder> <file>",
@@ -63,7 +64,7 @@ class Extractor(nn.Module):
         if self.kind != "protopnet":
             self._check()
             return None
-        key = {"weights": weight_tag(self._check()), "count": self.count, "size": self.size}
+        key = {"weights": weight_tag(self._check()), "count": self.count, "size": self.size, "version": VERSION}
         key |= {"mean": list(self.mean), "std": list(self.std)}
         advice = "take patches that are not stored (--method.init_args.patches cam)"
         return Preparation("patches", self.network(), key, dtype="float32", boxes=True, advice=advice)
