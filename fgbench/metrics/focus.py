@@ -1,7 +1,8 @@
 """Focus: does a method that looks again and again over one frame look at less and less of it?
 
 The thesis of Shroff (2020) shows with pictures that Grad-CAM of later steps is finer. These are numbers for it, from
-``Output.steps``, the maps of each step in the frame they have in common (a patch).
+``Output.steps``, the Grad-CAM maps of each step in the frame they have in common (a patch). Where several patches of an
+image are averaged (``test_patch: mean_all``), maps are of the first patch alone, and weights means over all of them.
 
 *Definition, area.* ``step_area``: share of the frame where a step's map, bilinearly resized to eight times its rows and
 columns (half-pixel centres), is above half of its own maximum. Percent.
