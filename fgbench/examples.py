@@ -22,27 +22,39 @@ PICTURED = 6  # of them in a method's own figures
 CHANNEL_EXAMPLES = 4  # images on a run's sheet of channels, which has several rows for each
 
 
-def choose_examples(data: BenchDataModule, method: Method | Explained, device: torch.device) -> list[Example]:
-    """What the method says of ``EXAMPLES`` images, spread evenly over the test split: the same for every method."""
+def choose_items(data: BenchDataModule, count: int = EXAMPLES) -> list[Batch]:
+    """Images spread evenly over the test split, with all that is known of them: the same for every method."""
     rows = data.listing.rows("test")
-    chosen = rows[np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)]
-    seen = data.dataset(data.locate_view or data.test_view)
-    method.eval().to(device)
-    return [example_of(seen[int(row)], data.label_names, method) for row in chosen]
+    chosen = rows[np.linspace(0, len(rows) - 1, max(1, min(count, len(rows)))).astype(int)]
+    seen = data.shown()
+    return [seen[int(row)] for row in chosen]
+
+
+def batch_of_one(method: Method | Explained, item: Batch) -> Batch:
+    """A batch of one image, normalised, on the method's device."""
+    return method.on_after_batch_transfer(Batch(*(field[None].to(method.device) for field in item)), 0)
 
 
 def write_method_figures(
-    folder: Path, title: str, method: Method, shown: Sequence[Example], data: BenchDataModule
+    folder: Path, title: str, method: Method, items: Sequence[Batch], shown: Sequence[Example], data: BenchDataModule
 ) -> None:
     """The figures that the method offers, of the first ``PICTURED`` images; with classes they know the ``target``.
 
     Images that a figure names (``image_id``) are handed to it as ``shown``, in the test view.
+
+    Args:
+        folder: of which ``figures`` is in.
+        title: of each figure.
+        method: on its device.
+        items: images, as the method's loaders hand them out.
+        shown: what the method says of them.
+        data: where they are from.
     """
     names = data.label_names
     shown = shown[:PICTURED]
-    images = [torch.from_numpy(example.image).permute(2, 0, 1)[None].to(method.device) for example in shown]
+    batches = [batch_of_one(method, item) for item in items[:PICTURED]]
     for name in method.figures:
-        found = [method.figure(name, method.normalise(image)) for image in images]
+        found = [method.figure(name, batch) for batch in batches]
         arrays = [
             {key: (x.float() if x.is_floating_point() else x).cpu().numpy() for key, x in panels.items()}
             | ({"target": np.array(names.index(example.target))} if example.target in names else {})
@@ -58,9 +70,8 @@ def write_method_figures(
 
 def example_of(item: Batch, names: tuple[str, ...], method: Method | Explained) -> Example:
     """One image through the method, on the method's device."""
-    batch = Batch(*(value[None].to(method.device) for value in item))
     with torch.no_grad():
-        output = method.respond(method.on_after_batch_transfer(batch, 0))
+        output = method.respond(batch_of_one(method, item))
     maps: dict[str, Any] = {
         name: value[0].float().cpu().numpy()
         for name, value in (("saliency", output.saliency), ("parts", output.parts), ("finer", output.finer))

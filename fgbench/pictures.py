@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fgbench import config, explaining, run
+from fgbench import config, explaining, prepare, run
 from fgbench.data.base import BenchDataModule
 from fgbench.data.images import read_picture
-from fgbench.examples import CHANNEL_EXAMPLES, PICTURED, choose_examples, example_of, write_method_figures
+from fgbench.examples import (
+    CHANNEL_EXAMPLES,
+    PICTURED,
+    batch_of_one,
+    choose_items,
+    example_of,
+    write_method_figures,
+)  # fmt: skip
 from fgbench.explain import Explained
 from fgbench.explain.gradients import tap
 from fgbench.methods import MCLoss, Method
@@ -31,6 +38,7 @@ from fgbench.report import channel_figures, method_figures
 from fgbench.report.explanation import Contributions, Explanation, Neighbour, write_explanation
 from fgbench.report.figures import Example, short, write_sheet
 from fgbench.result import write_atomically
+from fgbench.stores import StoreError
 from fgbench.types import Batch
 
 ANSWERS = 5  # classes or attributes with their probabilities
@@ -104,6 +112,8 @@ def explain(
     hushed = [read_all(pictures)] if pictures else []  # before anything takes time
     run.hush()
     trained = load(folder, explainer)
+    if explainer == run.OWN:
+        attach_rows(trained.data, trained.method)
     output = output or folder / "pictures" / explainer
     items = own_items(trained, pictures, hushed[0]) if pictures else split_items(trained, examples)
     with trained.as_tested():
@@ -121,12 +131,19 @@ def explain(
         write_explanation(paths[-1], one, title)
     if explainer == run.OWN:
         with trained.as_tested():
-            write_method_figures(output, title, trained.method, shown, trained.data)
+            write_method_figures(output, title, trained.method, [item for item, _ in items], shown, trained.data)
         paths += [output / "figures" / f"{name}.png" for name in trained.method.figures]
         if trained.method.class_stages:
             paths.append(output / "figures" / "channels.png")
             channel_figures.write_channels(paths[-1], shown[:CHANNEL_EXAMPLES], title)
     return paths
+
+
+def attach_rows(data: BenchDataModule, method: Method) -> None:
+    """Show images with what was prepared for them, as the test did: if it is there still and replaces no pixels."""
+    if not method.replaces_image:
+        with suppress(StoreError):
+            prepare.attach(data, method)
 
 
 def free_path(folder: Path, name: str, taken: Sequence[Path]) -> Path:
@@ -163,14 +180,14 @@ def own_items(trained: Trained, pictures: Sequence[Path], images: Sequence[np.nd
     none, no = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
     attributes = trained.data.target == "attributes"
     target = torch.zeros(trained.data.num_outputs) if attributes else torch.tensor(0)
-    for index, (path, image) in enumerate(zip(pictures, images, strict=True)):
+    for path, image in zip(pictures, images, strict=True):
         try:
             pixels, frame = augment(image)
         except ValueError as error:
             problems.append(f"{path}: {error}")
             continue
         shown = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-        item = Batch(shown, target, torch.tensor(index), none, no, torch.zeros(0, 2), no, torch.from_numpy(frame))
+        item = Batch(shown, target, torch.tensor(-1), none, no, torch.zeros(0, 2), no, torch.from_numpy(frame))
         items.append((item, path.name))
     if problems:
         raise ValueError("\n".join(problems))
@@ -179,17 +196,12 @@ def own_items(trained: Trained, pictures: Sequence[Path], images: Sequence[np.nd
 
 def split_items(trained: Trained, count: int) -> list[tuple[Batch, str]]:
     """Images of the test split, spread evenly: the same ones for every run."""
-    data = trained.data
-    rows = data.listing.rows("test")
-    chosen = rows[np.linspace(0, len(rows) - 1, max(1, min(count, len(rows)))).astype(int)]
-    seen = data.dataset(data.locate_view or data.test_view)
-    return [(seen[int(row)], "") for row in chosen]
+    return [(item, "") for item in choose_items(trained.data, count)]
 
 
 def batch_of(trained: Trained, item: Batch) -> Batch:
     """A batch of one image on the device, normalised."""
-    batch = Batch(*(field[None].to(trained.device) for field in item))
-    return trained.method.on_after_batch_transfer(batch, 0)
+    return batch_of_one(trained.method, item)
 
 
 def explanation_of(trained: Trained, item: Batch, name: str) -> Explanation:
@@ -321,14 +333,15 @@ def compare_channels(before: Path, after: Path, output: Path, device: torch.devi
     Raises:
         ValueError: the runs are not comparable, or have no channels that belong to classes.
     """
-    names, data, pair = _two_runs(before, after, device)
+    names, (_, data), pair = _two_runs(before, after, device)
     methods: list[MCLoss] = []
     for folder, method in zip((before, after), pair, strict=True):
         if not isinstance(method, MCLoss):
             raise ValueError(f"{folder}: {type(method).__name__} has no channels that belong to classes")
         methods.append(method)
     shown: list[list[Example]] = [[], []]
-    for example in choose_examples(data, methods[1], device)[: 2 * CHANNEL_EXAMPLES]:
+    for item in choose_items(data)[: 2 * CHANNEL_EXAMPLES]:
+        example = example_of(item, data.label_names, methods[1])
         bytes_ = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
         index = torch.tensor([data.label_names.index(example.predicted)], device=device)
         for shows, drawn in zip(methods, shown, strict=True):
@@ -356,15 +369,18 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
         if "steps" not in method.figures or not method.steps:
             raise ValueError(f"{folder}: this {type(method).__name__} goes over its patch once: it has no steps")
     images, arrays = [], []
-    for example in choose_examples(data, methods[1], device)[:PICTURED]:
-        image = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
+    for one, method in zip(data, methods, strict=True):
+        attach_rows(one, method)
+    for items in zip(*(choose_items(one)[:PICTURED] for one in data), strict=True):
+        example = example_of(items[1], data[1].label_names, methods[1])
         rows = [(0, "steps", "first run"), (1, "steps", "second run"), (1, "attention", "its attention")]
         for number, name, label in rows[: 3 if "attention" in methods[1].figures else 2]:
-            found = methods[number].figure(name, methods[number].normalise(image))
+            with torch.no_grad():
+                found = methods[number].figure(name, batch_of_one(methods[number], items[number]))
             panels = {key: value.float().cpu().numpy() for key, value in found.items()}
             known = {"label": np.array(label)}
-            if example.target in data.label_names:
-                known["target"] = np.array(data.label_names.index(example.target))
+            if example.target in data[1].label_names:
+                known["target"] = np.array(data[1].label_names.index(example.target))
             images.append(example.image)
             arrays.append({**panels, "patch": found["patch"].cpu().numpy(), **known})
     method_figures.write_method_figure(output, "steps", images, arrays, f"first: {names[0]}, second: {names[1]}")
@@ -372,17 +388,19 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
 
 def _two_runs(
     before: Path, after: Path, device: torch.device
-) -> tuple[list[str], BenchDataModule, tuple[Method, Method]]:
+) -> tuple[list[str], tuple[BenchDataModule, BenchDataModule], tuple[Method, Method]]:
     """Names, data and methods, as they were tested, of two runs of the same data."""
     runs = [run.read_trained(folder) for folder in (before, after)]
-    methods = []
+    modules, methods = [], []
     for folder, content in zip((before, after), runs, strict=True):
         data, method = config.instantiate(content["tree"])
+        modules.append(data)
         run.load_weights(method, run.selected_checkpoint(folder, content["tree"]))
         methods.append(method.eval().to(device))
     seen = [config.portable(content["tree"])["data"] for content in runs]  # without options that came later, unset
     if seen[0] != seen[1]:
         raise ValueError(f"{before} and {after} are not of the same data, so they cannot be compared")
-    data.prepare_data()
-    data.setup("test")
-    return [content["name"] for content in runs], data, (methods[0], methods[1])
+    for data in modules:
+        data.prepare_data()
+        data.setup("test")
+    return [content["name"] for content in runs], (modules[0], modules[1]), (methods[0], methods[1])

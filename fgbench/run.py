@@ -29,7 +29,7 @@ from fgbench import prepare as preparing
 from fgbench.backbones import save_weights, write_tensors
 from fgbench.config import Machine
 from fgbench.data.base import BenchDataModule
-from fgbench.examples import CHANNEL_EXAMPLES, choose_examples, write_method_figures
+from fgbench.examples import CHANNEL_EXAMPLES, choose_items, example_of, write_method_figures
 from fgbench.explain import Explained
 from fgbench.layers.batchnorm import convert_sync_batchnorm
 from fgbench.methods import Method
@@ -203,9 +203,11 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
             piece.unlink(missing_ok=True)
     join_predictions([parts / f"{role}.parquet" for role in loaders], place / "predictions.parquet")
     with trainer.precision_plugin.forward_context():  # as the test saw them
-        shown = choose_examples(data, shows, trainer.strategy.root_device)
+        shows.eval().to(trainer.strategy.root_device)
+        items = choose_items(data)
+        shown = [example_of(item, data.label_names, shows) for item in items]
         if own:
-            write_method_figures(folder, run["name"], method, shown, data)
+            write_method_figures(folder, run["name"], method, items, shown, data)
     write_sheet(place / "figures" / "examples.png", shown, run["name"] + ("" if own else f" explained by {explainer}"))
     if shows.class_stages:
         channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])

@@ -27,7 +27,8 @@ class Batch(NamedTuple):
         image: ``b 3 h w`` RGB. uint8 until it is on the device, where the method turns it into float32, normalised as
             its backbone's weights ask for (a quarter of the bytes travel, and the data does not depend on the weights).
         target: ``b`` class index (int64); or ``b a`` attributes, 0 or 1 (float32).
-        image_id: ``b`` int64, position in the dataset's published order: every per-image result is keyed by it.
+        image_id: ``b`` int64, position in the dataset's published order: every per-image result is keyed by it; -1 of a
+            picture of no dataset, which comes alone.
         boxes: ``b n 4`` float32, ``x0 y0 x1 y1`` in input pixels, not clipped to the input; zeros where invalid.
         box_valid: ``b n`` bool.
         landmarks: ``b l 2`` float32, ``x y`` in input pixels; zeros where not visible.
@@ -71,9 +72,11 @@ class Output(NamedTuple):
         streams: ``b s k`` (or ``b s a``) float32: further logits, named by ``Method.stream_names``, whose accuracy is
             reported beside that of ``logits``: of streams that are fused, or of ablations that need no other training;
             None where there are none.
-        steps: ``b t u v`` float32, non-negative: where a method looks in ``t`` steps, one after the other, over one and
-            the same frame (which need not be the whole image); None where it looks once.
-        step_weights: ``b t`` float32: what each of the steps counts in the decision; None without ``steps``.
+        steps: ``b t u v`` float32, non-negative: the evidence of each of ``t`` steps that a method takes, one after the
+            other, over one and the same frame (which need not be the whole image; of several frames the first); None
+            where it looks once.
+        step_weights: ``b t`` float32: what each of the steps counts in the decision, the mean of several frames; None
+            without ``steps``.
         bound_parts: ``b m u v`` float32, non-negative: the parts of the predicted class alone, where a method has such
             beside ``parts``, which all classes share; None where there are none.
     """

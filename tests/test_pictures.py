@@ -1,11 +1,15 @@
 """Pictures of runs are of the network that was tested."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from fgbench import config, pictures, run
-from fgbench.data import ToyBirds
+from fgbench.data import ToyBirds, View
 from fgbench.methods import Baseline, Optim
 
 
@@ -58,3 +62,12 @@ def test_a_training_that_was_not_finished_is_not_compared(tmp_path):
     first, second = write_run(tmp_path / "a", "last"), write_run(tmp_path / "b", "last", finished=False)
     with pytest.raises(RuntimeError, match=r"b: not trained to its end .* make bench METHOD=x"):
         pictures._two_runs(first, second, torch.device("cpu"))
+
+
+def test_own_pictures_have_no_number_of_an_image():
+    data = SimpleNamespace(locate_view=None, test_view=View(resize="squash", size=32), target="class")
+    images = [np.zeros((40, 50, 3), np.uint8)] * 2
+    trained = object.__new__(pictures.Trained)
+    trained.data = data
+    items = pictures.own_items(trained, [Path("a.png"), Path("b.png")], images)
+    assert [(int(item.image_id), name) for item, name in items] == [(-1, "a.png"), (-1, "b.png")]

@@ -104,6 +104,11 @@ class BenchDataModule(Listed, LightningDataModule):
         """
         self._prepared, self._replaces = prepared, replaces_image
 
+    def shown(self) -> "ImageDataset":
+        """All images as pictures show them, in the view that is searched for parts; with the rows that replace none."""
+        dataset = self.dataset(self.locate_view or self.test_view)
+        return dataset if self._prepared is None or self._replaces else dataset.with_rows(self._prepared, False)
+
     def pictures(self, image_id: Int[ndarray, "*n"]) -> tuple[UInt8[ndarray, "*n h w 3"], Float[ndarray, "*n"]]:
         """Images by their numbers, in the test view, for figures; and the aspect of their pixels."""
         seen = self.dataset(self.test_view)

@@ -184,8 +184,8 @@ class Method(LightningModule):
         """
         return None
 
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
-        """What a figure of ``figures`` shows of one normalised image; ``report.method_figures`` draws it."""
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
+        """What a figure of ``figures`` shows of a batch of one, as it is tested; ``report.method_figures`` draws it."""
         raise NotImplementedError
 
     # ---- a pass over the training split, see ``fgbench.passes``

@@ -1,4 +1,4 @@
-"""The streams of Focus Longer: what follows the global trunk, and the local stream.
+"""The streams of Focus Longer: what comes before and after the global trunk, and the local stream.
 
 A patch's features, made once, go through an LSTM again and again.
 """
@@ -57,6 +57,21 @@ def global_layers(backbone: Backbone, addon: bool) -> nn.Sequential:
             nn.init.zeros_(cast(Tensor, layer.bias))
         layers += [first, nn.ReLU(), second, nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def shrunk(image: Float[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 h2 w2"]:
+    """Images whose shorter side has at most so many pixels, all of the former ones averaged into them.
+
+    >>> [tuple(shrunk(torch.zeros(1, 3, 60, 90), size).shape[2:]) for size in (20, 80, None)]
+    [(20, 30), (60, 90), (60, 90)]
+    """
+    height, width = image.shape[2:]
+    if size is None or size >= min(height, width):
+        return image
+    scale = size / min(height, width)
+    sides = (round(scale * height), round(scale * width))
+    with torch.autocast(image.device.type, enabled=False):
+        return nn.functional.interpolate(image.float(), sides, mode="bilinear", antialias=True)
 
 
 class Steps(NamedTuple):

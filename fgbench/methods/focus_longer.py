@@ -3,6 +3,7 @@
 The evidence is, for the whole image, the class activation map; for the patch Grad-CAM of the local logit, put back
 where the patch was cut (``saliency``: the sum of both densities). ``parts`` are Grad-CAM of each time step, of the
 predicted class, in the place of the patch; with self-attention they are the attention over the patch in each step.
+``steps`` are Grad-CAM of each step with self-attention too; of several test patches (``mean_all``) of the first one.
 Logits are the sum of both streams'; ``streams`` has those of each stream, of each step and of sums of steps, so that
 the ablations of one training are measured in one test.
 
@@ -62,7 +63,7 @@ from fgbench.layers.hashed import hashed_uniform
 from fgbench.losses.ranking import RankMode, ranking_loss, truth_probability
 from fgbench.methods import focus_evidence, focus_patches
 from fgbench.methods.base import Method, Optim
-from fgbench.methods.focus_local import Kind, LocalStream, TimeAttention, global_layers
+from fgbench.methods.focus_local import Evidence, Kind, LocalStream, Steps, TimeAttention, global_layers, shrunk
 from fgbench.methods.focus_patches import numbers
 from fgbench.methods.preparation import Preparation
 from fgbench.pretrained import Colour
@@ -96,6 +97,18 @@ class Found(NamedTuple):
     features: Float[Tensor, "b d u v"]
     logits: Float[Tensor, "b k"]
     boxes: Float[Tensor, "b n 4"]
+
+
+class Looked(NamedTuple):
+    """What both streams say of a batch, before it is put together."""
+
+    found: Found
+    boxes: Float[Tensor, "b n 4"]  # of the patches that count
+    patches: Float[Tensor, "bn 3 s s"]
+    local: Float[Tensor, "b k"]  # mean logits of an image's patches
+    steps: Steps | None
+    evidence: Evidence
+    classes: Int[Tensor, " b"]  # those that are explained
 
 
 class FocusLonger(Method):
@@ -294,10 +307,13 @@ class FocusLonger(Method):
         return self.local_weight * mean.gather(2, chosen)[..., 0]
 
     def _judge(self, image: Tensor, batch: Batch | None, index: Tensor | None) -> Output:
+        return self._output(self._look(image, batch, index), (image.shape[2], image.shape[3]))
+
+    def _look(self, image: Tensor, batch: Batch | None, index: Tensor | None) -> Looked:
         found = self._find(image, batch)
         boxes = self._test_boxes(found.boxes, batch)
         count = boxes.shape[1]
-        features = self.local.trunk(boxed.cut(image, boxes, self.patch_size))
+        patches = boxed.cut(image, boxes, self.patch_size)
         classes = index
 
         def choose(local: Tensor) -> Tensor:
@@ -307,21 +323,27 @@ class FocusLonger(Method):
                 classes = (found.logits + self.local_weight * mean).argmax(1)
             return classes.repeat_interleave(count)
 
-        each, steps, evidence = self.local.explain(features, choose)
+        each, steps, evidence = self.local.explain(self.local.trunk(patches), choose)
         local = each.unflatten(0, (-1, count)).mean(1)
-        streams, maps, weights = [found.logits[:, None], local[:, None]], None, None
+        return Looked(found, boxes, patches, local, steps, evidence, cast(Tensor, classes))
+
+    def _output(self, seen: Looked, size: tuple[int, int]) -> Output:
+        found, boxes, _, local, steps, evidence, classes = seen
+        count = boxes.shape[1]
+        streams, parts, maps, weights = [found.logits[:, None], local[:, None]], None, None, None
         if steps is not None:
             scores = self.local.step_scores(steps.states).unflatten(0, (-1, count)).mean(1)
             streams += focus_evidence.of_steps(found.logits, scores, self.local.classifier.bias, self.local_weight)
-            maps = evidence.steps if steps.attention is None else steps.attention
+            maps = cast(Tensor, evidence.steps).unflatten(0, (-1, count))[:, 0]
+            parts = evidence.steps if steps.attention is None else steps.attention
             weights = self.local.weights(steps.states).unflatten(0, (-1, count)).mean(1).float()
-        size, weight = (image.shape[2], image.shape[3]), self.classifier.weight[cast(Tensor, classes)]
+        weight = self.classifier.weight[classes]
         return Output(
             found.logits + self.local_weight * local,
             focus_evidence.saliency(weight, found.features, evidence.pooled, boxes, size, self.local_weight),
-            None if maps is None else focus_evidence.pasted(maps, boxes, size).mean(1),
+            None if parts is None else focus_evidence.pasted(parts, boxes, size).mean(1),
             streams=torch.cat(streams, 1),
-            steps=None if maps is None else maps.unflatten(0, (-1, count))[:, 0],
+            steps=maps,
             step_weights=weights,
         )
 
@@ -351,41 +373,25 @@ class FocusLonger(Method):
     # ---- figures
 
     @torch.no_grad()
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
-        """Figure 3.2 (``patches``); 5.1, 6.2 and 7.3 (``steps``); the attention behind 7.3 (``attention``)."""
-        found = self._find(image, None)
-        boxes = self._test_boxes(found.boxes, None)[:, :1]
-        patch = boxed.cut(image, boxes, self.patch_size)
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
+        """Figure 3.2 (``patches``); 5.1, 6.2 and 7.3 (``steps``); the attention behind 7.3 (``attention``).
+
+        All of the answer that counts: of several patches (``mean_all``) the first is drawn, but classes, weights and
+        what each step says are those of all.
+        """
+        seen = self._look(batch.image, batch, None)
+        shown = {"patch": self.backbone.to_bytes(seen.patches[:1])[0]}
         if name == "patches":
-            return {"boxes": found.boxes[0], "shown": boxes[0, 0], "patch": self.backbone.to_bytes(patch)[0]}
-        features = self.local.trunk(patch)
-        _, steps, evidence = self.local.explain(
-            features, lambda local: (found.logits + self.local_weight * local).argmax(1)
-        )
-        shown = {"patch": self.backbone.to_bytes(patch)[0], "pooled": evidence.pooled[0].relu()}
-        if steps is None:
+            return shown | {"boxes": seen.found.boxes[0], "shown": seen.boxes[0, 0]}
+        shown |= {"pooled": seen.evidence.pooled[0].relu()}
+        if seen.steps is None:
             return shown
         if name == "attention":
-            return shown | {"maps": cast(Tensor, steps.attention)[0]}
-        scores = self.local.step_scores(steps.states)[0] + self.local.classifier.bias
-        fused = found.logits + self.local_weight * scores
+            return shown | {"maps": cast(Tensor, seen.steps.attention)[0]}
+        output = self._output(seen, (batch.image.shape[2], batch.image.shape[3]))
+        streams, first = cast(Tensor, output.streams)[0], self.stream_names.index("step_1")
         return shown | {
-            "maps": cast(Tensor, evidence.steps)[0],
-            "weights": self.local.weights(steps.states)[0],
-            "predicted": fused.argmax(1),
+            "maps": cast(Tensor, seen.evidence.steps)[0],
+            "weights": cast(Tensor, output.step_weights)[0],
+            "predicted": streams[first : first + self.steps].argmax(1),
         }
-
-
-def shrunk(image: Float[Tensor, "b 3 h w"], size: int | None) -> Float[Tensor, "b 3 h2 w2"]:
-    """Images whose shorter side has at most so many pixels, all of the former ones averaged into them.
-
-    >>> [tuple(shrunk(torch.zeros(1, 3, 60, 90), size).shape[2:]) for size in (20, 80, None)]
-    [(20, 30), (60, 90), (60, 90)]
-    """
-    height, width = image.shape[2:]
-    if size is None or size >= min(height, width):
-        return image
-    scale = size / min(height, width)
-    sides = (round(scale * height), round(scale * width))
-    with torch.autocast(image.device.type, enabled=False):
-        return nn.functional.interpolate(image.float(), sides, mode="bilinear", antialias=True)

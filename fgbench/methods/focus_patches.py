@@ -88,8 +88,8 @@ class Extractor(nn.Module):
 
         Args:
             image: normalised.
-            batch: what else is known of them, of which the label is not used; None for images of no dataset, whose
-                boxes are found on the spot (``official``: as ``cam``).
+            batch: what else is known of them, of which the label is not used; None if nothing is. Boxes of images of no
+                dataset are found on the spot (``official``: as ``cam``).
             maps: gives activation maps of so many classes, the most likely first.
         """
         height, width = image.shape[2:]
@@ -103,7 +103,7 @@ class Extractor(nn.Module):
             with torch.autocast(image.device.type, enabled=False):  # as rows are prepared
                 found: Tensor = self.network().to(image.device)(image.float())
             return found
-        if self.kind == "official" and batch is not None:
+        if self.kind == "official" and batch is not None and not of_no_dataset(batch):
             self._check()
             published = cast(Tensor, self.published)[batch.image_id]
             return boxed.within(boxed.to_input(published, batch.frame), height, width, LEAST)
@@ -121,8 +121,13 @@ def check_file(kind: Kind, weights: str | None) -> None:
 
 
 def numbers(image: Tensor, batch: Batch | None) -> Int[Tensor, " b"]:
-    """The images' numbers in their dataset; 0 for an image of no dataset."""
+    """The images' numbers in their dataset; 0 where nothing is known of them."""
     return torch.zeros(len(image), dtype=torch.int64, device=image.device) if batch is None else batch.image_id
+
+
+def of_no_dataset(batch: Batch) -> bool:
+    """Whether it is a person's picture; those come one at a time, so that no larger batch waits for the device."""
+    return len(batch.image_id) == 1 and int(batch.image_id) < 0
 
 
 def one_of(boxes: Float[Tensor, "b n 4"], place: Float[Tensor, " b"]) -> Float[Tensor, "b 1 4"]:

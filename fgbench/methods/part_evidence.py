@@ -130,11 +130,10 @@ class PartEvidence(TrainingRegions):
             "scores": self.best_score[most][:, there],
         }
 
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
         """``heatmap``: Figure 3 of the prediction; ``class_parts``: Figure 2 of it, once training images were seen."""
         with torch.no_grad():
-            none, number = image.new_zeros(1, 0), torch.zeros(1, dtype=torch.int64, device=image.device)
-            found = self.look(Batch(image, number, number, none, none, none, none, none, none))
+            found = self.look(batch)
             if name == "class_parts" and self.concluded:
                 return self.class_parts(int(found["class"]))
             return {"heatmap": found["heatmap"][0], "box": found["box"][0], "class": found["class"]}

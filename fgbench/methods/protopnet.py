@@ -344,11 +344,12 @@ class ProtoPNet(Method):
     # ---- figures
 
     @torch.no_grad()
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
         """``prototypes``: those that the image is most like, and where; ``gallery``: all of the predicted class.
 
         ``weight`` is the last layer's, from each prototype to the predicted class.
         """
+        image = batch.image
         maps = self.similarities(image)
         predicted = self.logits(maps.flatten(2).amax(2)).argmax(1)
         if name == "gallery":

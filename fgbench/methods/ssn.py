@@ -144,8 +144,9 @@ class SSN(Method):
         return attention_sampler.write_back(maps, self._grid(image, self._saliency(image)), image)
 
     @torch.no_grad()
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
         """The map, the points and the sampled image."""
+        image = batch.image
         saliency = self._saliency(image)
         grid = self._grid(image, saliency)
         seen = self.backbone.to_bytes(attention_sampler.read(image, grid))[0]

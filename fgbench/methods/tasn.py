@@ -376,8 +376,9 @@ class TASN(Method):
     # ---- figures
 
     @torch.no_grad()
-    def figure(self, name: str, image: Float[Tensor, "1 3 h w"]) -> Mapping[str, Tensor]:
+    def figure(self, name: str, batch: Batch) -> Mapping[str, Tensor]:
         """What Figure 4 (``sampling``) or Figure 5 (``channels``) of the paper shows of an image."""
+        image = batch.image
         features = self.attention(self._small(image))
         maps = self._maps(features)
         if name == "channels":

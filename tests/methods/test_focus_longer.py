@@ -9,9 +9,11 @@ from torch import nn
 
 from fgbench import config
 from fgbench.cells import Cell
+from fgbench.layers import boxes as boxed
 from fgbench.layers.boxes import to_original
 from fgbench.methods import FocusLonger, Optim
 from fgbench.methods.focus_attention import SelfAttention, cosine_basis, look
+from fgbench.methods.focus_evidence import saliency
 from fgbench.methods.focus_local import fixed_weights, time_attention
 from fgbench.methods.focus_longer import PRESETS
 from fgbench.types import Batch
@@ -46,6 +48,23 @@ def test_time_attention_is_a_loop_in_numpy(rows):
         np.testing.assert_allclose(found[b].numpy(), np.array(scores) / sum(scores), rtol=1e-5)
     assert torch.equal(time_attention(states[:, :1], weight[:1]), torch.ones(2, 1))
     torch.testing.assert_close(time_attention(states, torch.zeros(1, 3)), torch.full((2, 5), 0.2))
+
+
+@pytest.mark.parametrize("attention", ["shared", "per_step"])
+def test_the_pooled_state_is_a_sum_in_numpy_and_equal_states_pool_to_themselves(attention):
+    local = make(time_attention=attention).local
+    vectors = local.time_weight.detach().double().numpy()
+    head = [x.detach().double().numpy() for x in (local.classifier.weight, local.classifier.bias)]
+    states = torch.randn(2, 4, 24)
+    features = torch.zeros(2, 16, 2, 2)  # of which only the states count
+    found = local.logits(features, states).detach().numpy()
+    for b in range(2):
+        phi = states[b].double().numpy()
+        scores = [math.exp(sum(vectors[t % len(vectors)] * phi[t])) for t in range(4)]
+        pooled = sum(score / sum(scores) * state for score, state in zip(scores, phi, strict=True))
+        np.testing.assert_allclose(found[b], head[0] @ pooled + head[1], rtol=1e-4, atol=1e-5)
+    same = states[:, :1].expand(-1, 4, -1)
+    torch.testing.assert_close(local.logits(features, same), local.classifier(states[:, 0]))
 
 
 @pytest.mark.parametrize(
@@ -192,6 +211,12 @@ def test_grad_cam_of_every_step_is_that_of_hooks_and_a_backward_pass(local):
         weights = kept["map"].grad.mean((2, 3), keepdim=True)
         expected = (weights * kept["map"]).sum(1).relu()
         torch.testing.assert_close(evidence.steps[:, t], expected, atol=1e-6, rtol=1e-3)
+    features_again = method.local.trunk(image)
+    pooled = method.local.logits(features_again, method.local(features_again).states)
+    pooled.gather(1, index[:, None]).sum().backward()
+    expected = (kept["map"].grad.mean((2, 3), keepdim=True) * kept["map"]).sum(1)
+    assert (expected < 0).any()  # the stream's own map keeps its sign
+    torch.testing.assert_close(evidence.pooled, expected, atol=1e-6, rtol=1e-3)
     handle.remove()
     nn.init.normal_(method.local.classifier.weight)
     with torch.no_grad():
@@ -226,6 +251,31 @@ def test_fused_logits_can_be_differentiated_through_both_streams():
     trunks = (method.backbone, method.local.trunk)
     assert all(any(p.grad is not None and p.grad.any() for p in trunk.parameters()) for trunk in trunks)
     assert image.grad.any()
+
+
+def test_saliency_is_evidence_per_area_of_the_image():
+    weight, features = torch.tensor([[2.0], [-1.0]]), torch.ones(2, 1, 2, 2)  # 2 everywhere; nothing that is for it
+    local = torch.stack([torch.full((3, 2), 0.5), torch.full((3, 2), -0.5)])
+    boxes = torch.tensor([[[8.0, 0, 24, 32]], [[0, 0, 32, 32]]])
+    found = saliency(weight, features, local, boxes, (32, 32), 0.7)
+    # 6 cells of 0.5 are 3 logits, on half of the image: 6 per area of the image, of which 0.7 count
+    expected = torch.zeros(2, 4, 4)
+    expected[0], expected[0, :, 1:3] = 2.0, 2 + 0.7 * 6
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("test_patch", ["top1", "mean_all"])
+def test_steps_are_grad_cam_of_the_first_patch_and_parts_what_self_attention_looks_at(test_patch):
+    method, batch = make(local="self_attention", test_patch=test_patch, patches="grid"), batch_of()
+    with torch.no_grad():
+        output = method.respond(batch)
+        boxes = method._find(batch.image, batch).boxes[:, : 1 if test_patch == "top1" else 3]
+        features = method.local.trunk(boxed.cut(batch.image, boxes, 48))
+        each = output.logits.argmax(1).repeat_interleave(boxes.shape[1])
+        _, steps, evidence = method.local.explain(features, lambda _: each)
+        attention = boxed.paste(steps.attention.unflatten(0, boxes.shape[:2]), boxes, (64, 64), (8, 8)).mean(1)
+    torch.testing.assert_close(output.steps, evidence.steps.unflatten(0, boxes.shape[:2])[:, 0])
+    torch.testing.assert_close(output.parts, attention)
 
 
 def test_the_local_evidence_lies_in_the_patch():
@@ -305,6 +355,21 @@ def test_test_patches_and_answers_do_not_change_with_the_labels(patches, tmp_pat
     assert found.shape == (4, 3, 4)
     if patches in ("protopnet", "official"):
         assert torch.equal(found, boxes)
+
+
+def test_a_picture_of_no_dataset_gets_boxes_of_its_own_not_those_of_an_image(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"boxes": torch.tensor([[[4.0, 6, 40, 50]], [[0, 0, 32, 32]]])}, tmp_path / "boxes.safetensors")
+    method = make(patches="official", patch_weights=str(tmp_path / "boxes.safetensors"), patch_count=1)
+    batch = batch_of(1)
+    with torch.no_grad():
+        of_image = method._find(batch.image, batch).boxes
+        own = method._find(batch.image, batch._replace(image_id=torch.tensor([-1]))).boxes
+        cam = method._find(batch.image, None).boxes
+    assert of_image.tolist() == [[[4, 6, 40, 50]]]
+    torch.testing.assert_close(own, cam)
+    assert (own - of_image).abs().max() > 1
 
 
 def test_stored_boxes_follow_the_image_into_a_mirrored_and_enlarged_view():
@@ -388,8 +453,8 @@ def test_vgg_keeps_its_last_pool_in_the_global_stream_only():
 
 @pytest.mark.parametrize("local", ["lstm", "self_attention", "cnn"])
 def test_figures_show_the_patch_and_each_step(local):
-    method, image = make(local=local), torch.randn(1, 3, 64, 64)
-    found = {name: method.figure(name, image) for name in method.figures}
+    method, batch = make(local=local), batch_of(1)
+    found = {name: method.figure(name, batch) for name in method.figures}
     assert found["patches"]["boxes"].shape == (3, 4)
     assert found["steps"]["patch"].shape == (3, 48, 48)
     assert ("maps" in found["steps"]) == (local != "cnn")
@@ -398,6 +463,34 @@ def test_figures_show_the_patch_and_each_step(local):
         torch.testing.assert_close(found["attention"]["maps"].sum((1, 2)), torch.ones(4))
     if local != "cnn":
         assert float(found["steps"]["weights"].sum()) == pytest.approx(1, abs=1e-5)
-        names = dict(zip(method.stream_names, method(image).streams[0], strict=True))
-        said = [int(names[f"step_{t}"].argmax()) for t in range(1, 5)]
-        assert found["steps"]["predicted"].tolist() == said
+        torch.testing.assert_close(found["steps"]["maps"], method.respond(batch).steps[0])
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"patches": "random"},
+        {"patches": "grid", "test_patch": "random"},
+        {"patches": "random", "test_patch": "mean_all"},
+        {"patches": "protopnet", "patch_weights": "unread"},
+    ],
+    ids=["random", "random_patch", "mean_all", "prepared"],
+)
+def test_figures_show_the_boxes_and_the_answer_of_the_test(kwargs, monkeypatch):
+    boxes = torch.tensor([[[4.0, 6, 40, 50], [0, 0, 32, 32], [10, 10, 60, 60]]] * 3)
+    method, batch = make(**kwargs), batch_of(prepared=boxes)
+    boxes_cut, cut = [], boxed.cut
+    monkeypatch.setattr(boxed, "cut", lambda image, found, size: boxes_cut.append(found) or cut(image, found, size))
+    with torch.no_grad():
+        answer = method.respond(batch)
+    (tested,) = boxes_cut
+    steps = [method.stream_names.index(f"step_{t}") for t in range(1, 5)]
+    for n in range(3):
+        one = Batch(*(field[n : n + 1] for field in batch))
+        patches, shown = method.figure("patches", one), method.figure("steps", one)
+        torch.testing.assert_close(patches["boxes"], method._find(batch.image, batch).boxes[n])
+        torch.testing.assert_close(patches["shown"], tested[n, 0])
+        assert shown["predicted"].tolist() == answer.streams[n, steps].argmax(1).tolist()
+        torch.testing.assert_close(shown["weights"], answer.step_weights[n])
+        torch.testing.assert_close(shown["maps"], answer.steps[n], atol=1e-5, rtol=1e-3)
+        assert torch.equal(patches["patch"], shown["patch"])

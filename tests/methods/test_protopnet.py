@@ -421,9 +421,10 @@ def test_pictures_are_what_lies_around_a_place():
 
 def test_figures_show_prototypes_with_the_patches_that_they_are(tmp_path, trained):
     method = trained
-    image = next(iter(loader())).image[:1]
+    one = Batch(*(field[:1] for field in next(iter(loader()))))
+    image, shown = one.image, method.on_after_batch_transfer(one, 0)
     for name, count in (("prototypes", 5), ("gallery", PER_CLASS)):
-        found = method.figure(name, method.normalise(image))
+        found = method.figure(name, shown)
         assert len(found["maps"]) == len(found["picture"]) == count
         assert torch.equal(found["class"], found["source"] % CLASSES)
         weights = method.classifier.weight[int(found["predicted"])]

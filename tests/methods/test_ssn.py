@@ -43,7 +43,7 @@ def test_saliency_sums_to_one():
 
 
 def test_the_figure_shows_the_points_without_densities():
-    found = make().eval().figure("sampling", batch(1).image)
+    found = make().eval().figure("sampling", batch(1))
     assert set(found) == {"attention", "points", "sampled"}
 
 

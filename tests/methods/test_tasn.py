@@ -581,7 +581,7 @@ def test_impossible_values_are_refused(kwargs, message):
 @pytest.mark.parametrize("sampler", ["attention", "ssn"])
 def test_figures_hand_out_what_they_show(name, sampler):
     method = make(sampler=sampler).eval()
-    found = method.figure(name, batch(1).image)
+    found = method.figure(name, batch(1))
     if name == "channels":
         assert found["features"].shape == found["attention"].shape == (9, 8, 8)
         return

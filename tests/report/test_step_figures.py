@@ -9,9 +9,9 @@ from PIL import Image
 
 from fgbench import pictures
 from fgbench.methods import FocusLonger, Optim
-from fgbench.report.figures import Example
 from fgbench.report.step_figures import write_step_curves
 from fgbench.result import read_result
+from fgbench.types import Batch
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,14 @@ def test_two_runs_have_a_row_each_and_self_attention_one_more(tmp_path, monkeypa
         label_names = ("a", "b")
 
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    example = Example(image_id=0, image=image, target="a", predicted="b", boxes=np.zeros((0, 4)),
-                      landmarks=np.zeros((0, 2)), aspect=1.0)  # fmt: skip
-    monkeypatch.setattr(pictures, "choose_examples", lambda *_: [example])
+    none, no = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
+    item = Batch(torch.from_numpy(image).permute(2, 0, 1), torch.tensor(0), torch.tensor(0), none, no,
+                 torch.zeros(0, 2), no, torch.tensor([1, 0, 0, 0, 1, 0]).double())  # fmt: skip
+    monkeypatch.setattr(pictures, "choose_items", lambda *_: [item])
+    monkeypatch.setattr(pictures, "attach_rows", lambda *_: None)
     heights = {}
     for local in ("lstm", "self_attention", "cnn"):
-        runs = (["x", "y"], Data, (make("lstm"), make(local)))
+        runs = (["x", "y"], (Data, Data), (make("lstm"), make(local)))
         monkeypatch.setattr(pictures, "_two_runs", lambda *_, runs=runs: runs)
         file = tmp_path / f"{local}.png"
         if local == "cnn":
