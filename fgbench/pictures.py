@@ -74,13 +74,24 @@ def load(folder: Path, explainer: str = run.OWN) -> Trained:
     data.setup("test")
     trainer = run.make_trainer(tree, folder, [], None)
     device = trainer.strategy.root_device
-    shows = method if explainer == run.OWN else explaining.make_explained(explainer, method, tree)
-    found = Trained(folder, content["name"], data, method, shows.eval().to(device), device, checkpoint,
-                    trainer.precision_plugin)  # fmt: skip
-    if isinstance(shows, Explained):
-        with found.as_tested():
-            explaining.fit(shows, data, device)
-    return found
+    method.eval().to(device)
+    found = Trained(folder, content["name"], data, method, method, device, checkpoint, trainer.precision_plugin)
+    return explained_by(found, explainer, tree)
+
+
+def explained_by(trained: Trained, explainer: str, tree: dict[str, Any]) -> Trained:
+    """The same with an explainer's evidence, or with its own; nothing is loaded again.
+
+    Raises:
+        ExplainerError: there is no such explainer.
+    """
+    trained.method.to(trained.device)  # a trainer leaves what it tested on the CPU
+    if explainer == run.OWN:
+        return replace(trained, shows=trained.method)
+    shows = explaining.make_explained(explainer, trained.method, tree).eval().to(trained.device)
+    with trained.as_tested():
+        explaining.fit(shows, trained.data, trained.device)
+    return replace(trained, shows=shows)
 
 
 def explain(

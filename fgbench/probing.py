@@ -93,7 +93,7 @@ class Probes(Callback):
         networks: the cascade, by level; empty for no sanity check.
         seed: of the noise.
         steps: of insertion and deletion.
-        fast: whether the network is compiled for them.
+        ask: for logits of perturbed images; ``answer``, or that compiled.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Probes(Callback):
         networks: dict[str, nn.Module],
         seed: int = 0,
         steps: int = perturbation.STEPS,
-        fast: bool = False,
+        ask: Callable[..., Tensor] = answer,
     ) -> None:
         super().__init__()
-        self.answer = compiled(answer) if fast else answer
+        self.answer = ask
         self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
         self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
         self.parts, self.bound_parts, self.saliency = shows.parts, shows.bound_parts, True
@@ -205,6 +205,9 @@ def probe(
     """Probe a finished run; adds to its ``probes.json`` and returns what that then holds, by explainer.
 
     Raises:
+    Each entry says of how many ``images`` and in how many ``steps`` its ``numbers`` are, in which ``precision`` the
+    network answered, and whether it was ``compiled`` for insertion and deletion.
+
         RuntimeError: it was not trained to its end.
         ValueError: there is no such explainer (``ExplainerError``), or no step.
     """
@@ -216,17 +219,21 @@ def probe(
     path = folder / "probes.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     for name in explainers:
-        trained = pictures.load(folder, name)
-        tree, data = run.read_run(folder)["tree"], trained.data
-        rows = perturbation.subset(data.listing.rows("test"))
-        explainer = trained.shows.explainer if isinstance(trained.shows, Explained) else make_explainer(name)
-        networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
-        probes = Probes(
-            data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps, fast
-        )
+    trained, tree = pictures.load(folder), run.read_run(folder)["tree"]
+    data = trained.data
+    rows = perturbation.subset(data.listing.rows("test"))
+    ids = data.listing.image_id[rows].tolist()
+    networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
+    ask = compiled(answer) if fast else answer  # once, for the network is the same whoever explains it
+        shows = pictures.explained_by(trained, name, tree).shows
+        explainer = shows.explainer if isinstance(shows, Explained) else make_explainer(name)
+        probes = Probes(data, shows, ids, explainer, networks, tree["seed"], steps, ask)
         trainer = run.make_trainer(tree, folder, [probes], None)
-        trainer.test(trained.shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
-        known[name] = {"images": len(rows), "steps": steps, "numbers": probes.numbers, "reasons": probes.reasons}
+        trainer.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+        known[name] = {
+            "images": len(rows), "steps": steps, "compiled": fast, "precision": tree["trainer"]["precision"],
+            "numbers": probes.numbers, "reasons": probes.reasons,
+        }  # fmt: skip
         if trainer.is_global_zero:
             write_atomically(path, json.dumps(known, indent=1).encode())
     return known
