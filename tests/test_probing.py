@@ -163,3 +163,16 @@ def test_without_a_compiler_the_way_on_is_named(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     with pytest.raises(RuntimeError, match=r"could not be compiled \(.*no-such-compiler.*\); go on without --compile"):
         compiled(scores)(torch.nn.Conv2d(3, 4, 5), torch.rand(2, 3, 9, 9))
+@torch.no_grad()
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, torch.OutOfMemoryError])
+def test_whatever_a_compiled_network_fails_with_the_way_on_is_named_but_for_want_of_memory(error, monkeypatch):
+    def fails(*given):
+        raise error("no batching rule\nof this")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fails)
+    named = error is not torch.OutOfMemoryError
+    reason = r"could not be compiled \(no batching rule\); go on without --compile" if named else "^no batching rule"
+    with pytest.raises(RuntimeError, match=reason):
+        compiled(scores)(torch.nn.Conv2d(3, 4, 5), torch.rand(2, 3, 9, 9))
+
+
