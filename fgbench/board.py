@@ -231,7 +231,8 @@ def draw(
             f"{value:.0f} % {metric}{_names(one.get(image), names)}" for one, value in zip(said, values, strict=True)
         ]
         boxes = item.boxes[item.box_valid].numpy().astype(np.float32)
-        pictures.append(Picture(item.image.permute(1, 2, 0).numpy(), boxes, f"{image}: {label}", *texts))
+        shown = item.image.permute(1, 2, 0).numpy()
+        pictures.append(Picture(shown, boxes, f"{image}: {label}", *texts, aspect=float(item.aspect)))
     write_differing(path, pictures, f"a: {a.name}   b: {b.name}")
 
 

@@ -366,7 +366,7 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
     for folder, method in zip((before, after), methods, strict=True):
         if "steps" not in method.figures or not method.steps:
             raise ValueError(f"{folder}: this {type(method).__name__} goes over its patch once: it has no steps")
-    images, arrays = [], []
+    images, arrays, aspects = [], [], []
     for example in choose_examples(data, methods[1], device)[:PICTURED]:
         image = torch.from_numpy(example.image).permute(2, 0, 1)[None].contiguous().to(device)
         rows = [(0, "steps", "first run"), (1, "steps", "second run"), (1, "attention", "its attention")]
@@ -377,8 +377,10 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
             if example.target in data.label_names:
                 known["target"] = np.array(data.label_names.index(example.target))
             images.append(example.image)
+            aspects.append(example.aspect)
             arrays.append({**panels, "patch": found["patch"].cpu().numpy(), **known})
-    method_figures.write_method_figure(output, "steps", images, arrays, f"first: {names[0]}, second: {names[1]}")
+    title = f"first: {names[0]}, second: {names[1]}"
+    method_figures.write_method_figure(output, "steps", images, arrays, title, aspects)
 
 
 def _two_runs(

@@ -86,8 +86,12 @@ def test_two_runs_have_a_row_each_and_self_attention_one_more(tmp_path, monkeypa
 
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     example = Example(image_id=0, image=image, target="a", predicted="b", boxes=np.zeros((0, 4)),
-                      landmarks=np.zeros((0, 2)), aspect=1.0)  # fmt: skip
+                      landmarks=np.zeros((0, 2)), aspect=2.0)  # fmt: skip
     monkeypatch.setattr(pictures, "choose_examples", lambda *_: [example])
+    write, aspects = pictures.method_figures.write_method_figure, []
+    monkeypatch.setattr(
+        pictures.method_figures, "write_method_figure", lambda *given: aspects.append(given[5]) or write(*given)
+    )
     heights = {}
     for local in ("lstm", "self_attention", "cnn"):
         runs = (["x", "y"], Data, (make("lstm"), make(local)))
@@ -100,3 +104,4 @@ def test_two_runs_have_a_row_each_and_self_attention_one_more(tmp_path, monkeypa
             pictures.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
             heights[local] = Image.open(file).size[1]
     assert heights["self_attention"] > 1.3 * heights["lstm"]
+    assert aspects == [[2.0, 2.0], [2.0, 2.0, 2.0]]  # of each row: images that a view squashed are drawn in shape
