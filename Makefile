@@ -20,7 +20,7 @@ endif
 FGBENCH := @$(PYTHON) -m fgbench
 
 .DEFAULT_GOAL := help
-.PHONY: help install bench explain gallery tables data data-prepare data-check test check format leaderboard report wandb-sync benchmarks clean
+.PHONY: help install bench explain gallery probe tables data data-prepare data-check test check format leaderboard report wandb-sync benchmarks clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ help:  ## list the verbs
 	@echo "  make bench METHOD=baseline LOSS=arcface DATASET=toybirds                            another loss"
 	@echo "  make bench METHOD=baseline EXPLAIN=gradcam,guided_gradcam,centre                    and rows of explainers"
 	@echo "  make bench ARGS=--help                                                              every option"
-	@echo "  $(PYTHON) -m fgbench --help         the other verbs: ensemble, figure, probe, weights"
+	@echo "  $(PYTHON) -m fgbench --help         the other verbs: ensemble, figure, weights"
 	@echo "  FGBENCH_PYTHON=python3 make bench       use an interpreter that has the packages; nothing is installed"
 
 install:  ## make .venv from the lock (every verb does this when needed)
@@ -66,6 +66,9 @@ explain: install  ## draw what RUN says of IMAGES (or of test images), and why
 
 gallery: install  ## one HTML page: test images of DATASET in rows, finished runs in columns
 	$(FGBENCH) gallery --dataset $(DATASET)$(if $(EXPLAIN), --explain $(EXPLAIN)) $(ARGS)
+
+probe: install  ## stability, insertion and deletion, sanity check of RUN: further passes over 1,000 images
+	$(FGBENCH) probe $(RUN)$(if $(EXPLAIN), --explain $(EXPLAIN)) $(ARGS)
 
 tables: install  ## the paper's comparison of explanations beside measured rows
 	$(FGBENCH) tables region_grouping $(ARGS)

@@ -3,7 +3,7 @@
 Three ratios, measured in one run, alternating, so that a busy machine slows all alike; medians are compared:
 
 * what Grad-CAM adds to the forward pass that gives the logits, and the whole of it, over forward and backward (with
-  gradients of parameters) of the backbone's last stage and what follows it;
+  gradients of parameters) of the backbone's last stage alone, without what follows it;
 * Guided Grad-CAM over forward and backward of the whole network.
 
 ``python benchmarks/explain.py [--device cuda] [--backbone resnet50] [--method baseline] ...``

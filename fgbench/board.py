@@ -227,11 +227,12 @@ def draw(
     for image, *values in rows:
         item = seen[place[image]]
         label = names[int(item.target)] if not item.target.ndim else f"image {image}"
-        texts = [
+        a_says, b_says = [
             f"{value:.0f} % {metric}{_names(one.get(image), names)}" for one, value in zip(said, values, strict=True)
         ]
         boxes = item.boxes[item.box_valid].numpy().astype(np.float32)
-        pictures.append(Picture(item.image.permute(1, 2, 0).numpy(), boxes, f"{image}: {label}", *texts))
+        shown = item.image.permute(1, 2, 0).numpy()
+        pictures.append(Picture(shown, boxes, f"{image}: {label}", a_says, b_says, aspect=float(item.aspect)))
     write_differing(path, pictures, f"a: {a.name}   b: {b.name}")
 
 

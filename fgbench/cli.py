@@ -116,12 +116,16 @@ def run_figure(options: argparse.Namespace) -> int:
 
 def run_probe(options: argparse.Namespace) -> int:
     """Probe a run."""
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from fgbench.measures import MEASURES
     from fgbench.probing import probe
     from fgbench.report.measures import show_probes
 
     with complaints():
         found = probe(options.folder, names(options.explain), options.steps, options.compile)
-        show_probes(options.folder.name, found)
+        better = {name: measure.better for name, measure in MEASURES.items()}
+        rank_zero_only(show_probes)(options.folder.name, found, better)  # all processes of a run come here
     return 0
 
 

@@ -29,7 +29,7 @@ class Measure(NamedTuple):
     """A column beside the leaderboard's: what must be there, the better direction, whether it has to be asked for."""
 
     needs: tuple[Need, ...]
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower", "near 0"] = "higher"
     probe: bool = False
 
 
@@ -51,8 +51,8 @@ MEASURES: dict[str, Measure] = {
     "part_stability_agnostic": Measure(("landmarks", "parts", "agnostic"), probe=True),
     "insertion": Measure(("classes", "saliency"), probe=True),
     "deletion": Measure(("classes", "saliency"), "lower", probe=True),
-    "sanity_rank": Measure(("saliency",), "lower", probe=True),
-    "sanity_ssim": Measure(("saliency",), "lower", probe=True),
+    "sanity_rank": Measure(("saliency",), "near 0", probe=True),
+    "sanity_ssim": Measure(("saliency",), "near 0", probe=True),
 }
 HEADLINE: dict[str, Measure] = {
     "landmark_error": Measure(("landmarks", "parts"), "lower"),

@@ -82,13 +82,24 @@ def load(folder: Path, explainer: str = run.OWN) -> Trained:
     data.setup("test")
     trainer = run.make_trainer(tree, folder, [], None)
     device = trainer.strategy.root_device
-    shows = method if explainer == run.OWN else explaining.make_explained(explainer, method, tree)
-    found = Trained(folder, content["name"], data, method, shows.eval().to(device), device, checkpoint,
-                    trainer.precision_plugin)  # fmt: skip
-    if isinstance(shows, Explained):
-        with found.as_tested():
-            explaining.fit(shows, data, device)
-    return found
+    method.eval().to(device)
+    found = Trained(folder, content["name"], data, method, method, device, checkpoint, trainer.precision_plugin)
+    return explained_by(found, explainer, tree)
+
+
+def explained_by(trained: Trained, explainer: str, tree: dict[str, Any]) -> Trained:
+    """The same with an explainer's evidence, or with its own; nothing is loaded again.
+
+    Raises:
+        ExplainerError: there is no such explainer.
+    """
+    trained.method.to(trained.device)  # a trainer leaves what it tested on the CPU
+    if explainer == run.OWN:
+        return replace(trained, shows=trained.method)
+    shows = explaining.make_explained(explainer, trained.method, tree).eval().to(trained.device)
+    with trained.as_tested():
+        explaining.fit(shows, trained.data, trained.device)
+    return replace(trained, shows=shows)
 
 
 def explain(
@@ -368,7 +379,7 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
     for folder, method in zip((before, after), methods, strict=True):
         if "steps" not in method.figures or not method.steps:
             raise ValueError(f"{folder}: this {type(method).__name__} goes over its patch once: it has no steps")
-    images, arrays = [], []
+    images, arrays, aspects = [], [], []
     for one, method in zip(data, methods, strict=True):
         attach_rows(one, method)
     for items in zip(*(choose_items(one)[:PICTURED] for one in data), strict=True):
@@ -382,8 +393,10 @@ def compare_steps(before: Path, after: Path, output: Path, device: torch.device)
             if example.target in data[1].label_names:
                 known["target"] = np.array(data[1].label_names.index(example.target))
             images.append(example.image)
+            aspects.append(example.aspect)
             arrays.append({**panels, "patch": found["patch"].cpu().numpy(), **known})
-    method_figures.write_method_figure(output, "steps", images, arrays, f"first: {names[0]}, second: {names[1]}")
+    title = f"first: {names[0]}, second: {names[1]}"
+    method_figures.write_method_figure(output, "steps", images, arrays, title, aspects)
 
 
 def _two_runs(

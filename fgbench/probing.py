@@ -63,10 +63,9 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     Weights are folded into it and must not change. It is compiled anew for another network or number of images.
 
     Raises:
-        RuntimeError: there is no compiler, or it refuses the network; says what to do.
+        RuntimeError: there is no compiler, or it refuses the network, or the network fails compiled; says what to do.
     """
-    from torch._dynamo.exc import TorchDynamoException  # seconds to import, for few
-    from torch._inductor import config
+    from torch._inductor import config  # seconds to import, for few
 
     torch.compiler.reset()  # which leaves the ninth network of a process as it is
     faster = torch.compile(function, dynamic=False)
@@ -75,7 +74,9 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         try:
             with config.patch(freezing=True):  # torch.compile's own option of that name folds no batch norm
                 return faster(*given)
-        except TorchDynamoException as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the compiler's own kinds, or of what it made of a network that differentiates
             reason = str(error).strip().partition("\n")[0]
             raise RuntimeError(f"the network could not be compiled ({reason}); go on without --compile") from error
 
@@ -93,7 +94,7 @@ class Probes(Callback):
         networks: the cascade, by level; empty for no sanity check.
         seed: of the noise.
         steps: of insertion and deletion.
-        fast: whether the network is compiled for them.
+        ask: for logits of perturbed images; ``answer``, or that compiled.
     """
 
     def __init__(
@@ -105,10 +106,10 @@ class Probes(Callback):
         networks: dict[str, nn.Module],
         seed: int = 0,
         steps: int = perturbation.STEPS,
-        fast: bool = False,
+        ask: Callable[..., Tensor] = answer,
     ) -> None:
         super().__init__()
-        self.answer = compiled(answer) if fast else answer
+        self.answer = ask
         self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
         self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
         self.parts, self.bound_parts, self.saliency = shows.parts, shows.bound_parts, True
@@ -204,6 +205,9 @@ def probe(
 ) -> dict[str, Any]:
     """Probe a finished run; adds to its ``probes.json`` and returns what that then holds, by explainer.
 
+    Each entry says of how many ``images`` and in how many ``steps`` its ``numbers`` are, in which ``precision`` the
+    network answered, and whether it was ``compiled`` for insertion and deletion.
+
     Raises:
         RuntimeError: it was not trained to its end.
         ValueError: there is no such explainer (``ExplainerError``), or no step.
@@ -215,18 +219,22 @@ def probe(
     run.hush()
     path = folder / "probes.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    trained, tree = pictures.load(folder), run.read_run(folder)["tree"]
+    data = trained.data
+    rows = perturbation.subset(data.listing.rows("test"))
+    ids = data.listing.image_id[rows].tolist()
+    networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
+    ask = compiled(answer) if fast else answer  # once, for the network is the same whoever explains it
     for name in explainers:
-        trained = pictures.load(folder, name)
-        tree, data = run.read_run(folder)["tree"], trained.data
-        rows = perturbation.subset(data.listing.rows("test"))
-        explainer = trained.shows.explainer if isinstance(trained.shows, Explained) else make_explainer(name)
-        networks = cascade(trained.method, explaining.fresh_network(tree, trained.method))
-        probes = Probes(
-            data, trained.shows, data.listing.image_id[rows].tolist(), explainer, networks, tree["seed"], steps, fast
-        )
+        shows = pictures.explained_by(trained, name, tree).shows
+        explainer = shows.explainer if isinstance(shows, Explained) else make_explainer(name)
+        probes = Probes(data, shows, ids, explainer, networks, tree["seed"], steps, ask)
         trainer = run.make_trainer(tree, folder, [probes], None)
-        trainer.test(trained.shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
-        known[name] = {"images": len(rows), "steps": steps, "numbers": probes.numbers, "reasons": probes.reasons}
+        trainer.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+        known[name] = {
+            "images": len(rows), "steps": steps, "compiled": fast, "precision": tree["trainer"]["precision"],
+            "numbers": probes.numbers, "reasons": probes.reasons,
+        }  # fmt: skip
         if trainer.is_global_zero:
             write_atomically(path, json.dumps(known, indent=1).encode())
     return known

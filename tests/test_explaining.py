@@ -1,6 +1,7 @@
 """Rows of explainers, pictures and the gallery of one small run, made once; all in this process."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from PIL import Image
 from fgbench import bench, gallery, pictures, probing, run
 from fgbench.backbones import Backbone, save_weights
 from fgbench.cells import Cell, ConfigError
+from fgbench.cli import main
 from fgbench.config import instantiate, resolve
 from fgbench.predictions import read_predictions
 from fgbench.result import read_result
@@ -129,6 +131,48 @@ def test_two_processes_explain_like_one(cells, tmp_path):
         one = read_predictions(plan.run_folder / "explained/dff3" / name)
         two = read_predictions(folder / "explained/dff3" / name)
         assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one)
+
+
+def test_probes_of_two_processes_are_those_of_one_and_printed_once(cells, tmp_path):
+    _, (plan, *_), _ = cells
+    folder = tmp_path / plan.run_folder.name
+    shutil.copytree(plan.run_folder, folder)
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    content["tree"]["machine"]["devices"] = 2
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    explainers = ("gradcam", "random_map", "random_parts3")
+    command = [sys.executable, "-m", "fgbench", "probe", str(folder), "--explain", ",".join(explainers), "--steps", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [done.stdout.count(text) for text in ("│ gradcam ", "│ random_parts3 ", "no sanity_rank: ")] == [1, 1, 1]
+    assert json.loads((folder / "probes.json").read_text()) == probing.probe(plan.run_folder, explainers, steps=3)
+
+
+def test_a_network_is_loaded_and_compiled_once_for_all_explainers(cells, tmp_path, monkeypatch, capsys):
+    _, (plan, *_), _ = cells
+    folder = tmp_path / plan.run_folder.name
+    shutil.copytree(plan.run_folder, folder)
+    calls = []
+
+    def watch(place, name, instead=None):
+        real = instead or getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given: calls.append(name) or real(*given))
+
+    watch(run, "load_weights")
+    watch(probing, "compiled", lambda function: function)
+    monkeypatch.setenv("COLUMNS", "200")
+    probing.probe(folder, ["gradcam"], steps=3)
+    calls.clear()
+    with pytest.raises(SystemExit):
+        main(["probe", str(folder), "--explain", "own,dff3,centre", "--steps", "2", "--compile"])
+    assert calls == ["load_weights", "compiled"]
+    known = json.loads((folder / "probes.json").read_text())
+    asked = {name: (found["steps"], found["compiled"], found["precision"]) for name, found in known.items()}
+    precision = plan.tree["trainer"]["precision"]
+    assert asked == {"gradcam": (3, False, precision)} | dict.fromkeys(["own", "dff3", "centre"], (2, True, precision))
+    shown = capsys.readouterr().out
+    assert shown.count(f"{precision}, compiled") == 3
+    assert "that differ in steps or network are not comparable" in shown
 
 
 def test_fresh_weights_are_not_those_of_the_run_and_always_the_same(cells):

@@ -14,7 +14,7 @@ from fgbench.cli import main
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import Explained, make_explainer
 from fgbench.measures import PROBED
-from fgbench.methods import DPNet, MCLoss, ProtoPNet, RegionGrouping
+from fgbench.methods import METHODS, DPNet, MCLoss, ProtoPNet, RegionGrouping
 from fgbench.methods.base import Optim
 from fgbench.metrics import consistency
 from fgbench.probing import Probes, cascade, compiled
@@ -42,11 +42,29 @@ def test_the_cascade_replaces_weights_from_the_output_down():
     assert all(torch.equal(value, other[name]) for name, value in networks["all"].state_dict().items())
 
 
+@pytest.fixture
+def data(fake_root):
+    found = ToyBirds(root=str(fake_root("toybirds")), num_classes=3, num_images=36, image_size=48, eval_batch_size=6)
+    found.prepare_data()
+    found.setup("test")
+    return found
+
+
+def run_probes(probes, shows, data, rows):
+    """As ``probe`` does it; every column has a number or a reason, and no metric is asked before it saw anything."""
+    runner = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, use_distributed_sampler=False, inference_mode=False, callbacks=[probes],
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runner.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
+    assert [str(one.message) for one in caught if "before the ``update``" in str(one.message)] == []
+    assert set(PROBED) == {*(set(PROBED) & set(probes.numbers)), *probes.reasons}
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
-    data = ToyBirds(root=str(fake_root("toybirds")), num_classes=3, num_images=36, image_size=48, eval_batch_size=6)
-    data.prepare_data()
-    data.setup("test")
+def test_a_probe_gives_a_number_or_a_reason_in_each_column(data):
     rows = data.listing.rows("test")[::3]
     method = tiny(0)
     found = {}
@@ -54,15 +72,7 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
         shows = method if name == "own" else Explained(method, make_explainer(name))
         networks = {"all": tiny(1)}
         probes = Probes(data, shows, data.listing.image_id[rows].tolist(), make_explainer(name), networks, steps=4)
-        runner = Trainer(
-            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, use_distributed_sampler=False, inference_mode=False, callbacks=[probes],
-        )  # fmt: skip
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            runner.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
-        assert [str(one.message) for one in caught if "before the ``update``" in str(one.message)] == []
-        assert set(PROBED) == {*(set(PROBED) & set(probes.numbers)), *probes.reasons}
+        run_probes(probes, shows, data, rows)
         found[name] = probes
     own, centre = found["own"].numbers, found["centre"].numbers
     assert own["perturbed_images"] == len(rows)
@@ -75,6 +85,45 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(fake_root):
     with torch.no_grad():
         chance = method(method.normalise(batch.image)).logits.softmax(1).amax(1)
     assert own["deletion"] == pytest.approx(100 * float(np.mean(chance.numpy())), abs=15)
+
+
+SAMPLERS = {"attention_backbone": "resnet_nano", "attention_weights": None, "attention_size": 32, "sampled": 32}
+TINY = {
+    "dpnet": {"regions": 3, "parts_per_class": 2, "shown_parts": 2},
+    "focus_longer": {"hidden": 8, "steps": 2, "patch_size": 32, "patches": "grid", "patch_count": 1},
+    "region_grouping": {"parts": 3},
+    "ssn": SAMPLERS,
+    "tasn": SAMPLERS,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "target"), [*((name, "class") for name in METHODS), ("region_grouping", "attributes")]
+)
+def test_every_method_is_probed_in_each_column_that_it_can_have(name, target, data):
+    def make(seed):
+        torch.manual_seed(seed)
+        return METHODS[name](3, target, Optim(), backbone="resnet_nano", weights=None, **TINY.get(name, {})).eval()
+
+    facts = SimpleNamespace(
+        target=target,
+        landmark_names=data.landmark_names,
+        landmark_frame=data.landmark_frame,
+        has_boxes=True,
+        mask_names=(),
+    )
+    rows, method = data.listing.rows("test")[::9], make(0)
+    ids = data.listing.image_id[rows].tolist()
+    probes = Probes(facts, method, ids, make_explainer("own"), {"all": make(1)}, steps=2)
+    run_probes(probes, method, data, rows)
+    assert probes.numbers.get("perturbed_images") == (len(rows) if target == "class" else None)
+    assert ("deletion" in probes.numbers) == (target == "class")
+    assert {"sanity_rank", "sanity_ssim"} <= probes.numbers.keys()
+    stable = {name for name in probes.numbers if name in ("part_stability", "part_stability_agnostic")}
+    units = {*(["part_stability_agnostic"] if method.parts and not method.class_stages else [])}
+    units |= {"part_stability"} if method.class_stages or method.bound_parts else set()
+    assert stable == units
 
 
 @pytest.mark.parametrize(
@@ -156,6 +205,19 @@ def test_a_compiled_network_answers_with_its_own_weights():
         torch.manual_seed(seed)
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
         torch.testing.assert_close(compiled(scores)(network, image), scores(network, image))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, torch.OutOfMemoryError])
+def test_whatever_a_compiled_network_fails_with_the_way_on_is_named_but_for_want_of_memory(error, monkeypatch):
+    def fails(*given):
+        raise error("no batching rule\nof this")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fails)
+    named = error is not torch.OutOfMemoryError
+    reason = r"could not be compiled \(no batching rule\); go on without --compile" if named else "^no batching rule"
+    with pytest.raises(RuntimeError, match=reason):
+        compiled(scores)(torch.nn.Conv2d(3, 4, 5), torch.rand(2, 3, 9, 9))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 
 from fgbench.cells import available
 from fgbench.data import DATASETS
+from fgbench.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +39,8 @@ def test_a_change_of_a_dataset_or_of_its_view_makes_the_page_stale(tool, monkeyp
 
 
 def test_what_is_around_the_made_part_stays(tool):
-    before = f"above\n{tool.BEGIN}\nold\n{tool.END}\nbetween\n{tool.TRACKS}\nold\n{tool.END}\nbelow\n"
+    before = f"above\n{tool.BEGIN}\nold\n{tool.END}\nbetween\n{tool.TRACKS}\nold\n{tool.END}\nthen\n"
+    before += f"{tool.MATRIX}\nold\n{tool.END}\nbelow\n"
     after = tool.replaced(before)
     assert after.startswith("above\n")
     assert after.endswith("below\n")
@@ -59,6 +61,22 @@ def test_every_track_is_listed_with_the_first_sentence_of_its_file(tool, tmp_pat
     ]
     with pytest.raises(SystemExit, match="is gone"):
         tool.replaced(page.replace(tool.TRACKS, ""))
+
+
+def test_the_matrix_says_for_every_method_and_dataset_what_the_metrics_say(tool):
+    lines = [line.strip("| ").split(" | ") for line in tool.render_matrix().splitlines()]
+    end = lines.index([""])
+    why = dict(one.split(": ", 1) for one in lines[end + 1][0].rstrip(".").split("; "))
+    head, found = [name.strip("`") for name in lines[0]], {}
+    for datasets, methods, *cells in lines[2:end]:
+        told = {name: "✓" if cell == "✓" else why[cell] for name, cell in zip(head[2:], cells, strict=True)}
+        found |= {(dataset, method): told for dataset in datasets.split(", ") for method in methods.split(", ")}
+    assert found.keys() == {(dataset, method) for dataset in DATASETS for method in METHODS}
+    assert end < 40
+    assert found["toybirds", "region_grouping"]["part_iou"] == "✓"
+    assert found["cub200", "region_grouping"]["part_iou"] == "the dataset has no masks of parts"
+    assert found["toybirds", "baseline"]["nmi_landmarks"] == "the method has no parts"
+    assert found["celeba", "region_grouping"]["insertion"] == "the dataset asks for attributes, not for classes"
 
 
 def test_a_view_is_said_as_it_is(tool):

@@ -4,6 +4,8 @@ No data and no training: what a dataset annotates stands in its class, what a me
 """
 
 import argparse
+import functools
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
 import torch
@@ -23,6 +25,7 @@ OF_METHOD = {"ssn": SAMPLERS, "tasn": SAMPLERS, "focus_longer": PATCHES, "dpnet"
 MORE = {name: [f"--method.init_args.{one}" for one in tiny] for name, tiny in OF_METHOD.items()}
 
 
+@functools.cache
 def shown_by(name: str) -> tuple[int | None, bool, bool, int]:
     """Parts, whether they belong to classes, whether there is a saliency, and parts of classes beside those of all."""
     plan = config.resolve(cells.Cell(name, "toybirds", overrides=(*TINY, *MORE.get(name, []))))
@@ -32,11 +35,8 @@ def shown_by(name: str) -> tuple[int | None, bool, bool, int]:
     return method.parts, method.class_stages > 0, output.saliency is not None, method.bound_parts
 
 
-def main() -> None:
-    """Print the matrix."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--probes", action="store_true", help="the columns of fgbench probe instead")
-    columns = measures.PROBED if parser.parse_args().probes else (*measures.HEADLINE, *measures.PLAIN)
+def matrix(columns: Sequence[str]) -> list[tuple[str, str, Mapping[str, str]]]:
+    """A row for each dataset and method: by column a tick, or why there is no number."""
     asked = {**measures.HEADLINE, **measures.MEASURES}
     rows = []
     shown = {name: shown_by(name) for name in METHODS}
@@ -52,9 +52,29 @@ def main() -> None:
                 cell = dict.fromkeys(columns, undefined)
             else:
                 missing = measures.reasons(facts, parts, bound, saliency, asked, bound_parts=own)
-                cell = {**dict.fromkeys(columns, "✓"), **missing}
+                cell = {column: missing.get(column, "✓") for column in columns}
             rows.append((dataset, name, cell))
-    show_matrix(rows, columns, Console(width=280))
+    return rows
+
+
+def merged(rows: Sequence[tuple[str, str, Mapping[str, str]]]) -> list[tuple[str, str, Mapping[str, str]]]:
+    """The same with methods that have the same cells, and datasets where all have the same, in one row."""
+    of_dataset: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    cells = {tuple(cell.values()): cell for _, _, cell in rows}
+    for dataset, name, cell in rows:
+        of_dataset.setdefault(dataset, {}).setdefault(tuple(cell.values()), []).append(name)
+    alike: dict[tuple[tuple[tuple[str, ...], str], ...], list[str]] = {}
+    for dataset, groups in of_dataset.items():
+        alike.setdefault(tuple((key, ", ".join(names)) for key, names in groups.items()), []).append(dataset)
+    return [(", ".join(datasets), names, cells[key]) for groups, datasets in alike.items() for key, names in groups]
+
+
+def main() -> None:
+    """Print the matrix."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--probes", action="store_true", help="the columns of fgbench probe instead")
+    columns = measures.PROBED if parser.parse_args().probes else (*measures.HEADLINE, *measures.PLAIN)
+    show_matrix(matrix(columns), columns, Console(width=280))
 
 
 if __name__ == "__main__":

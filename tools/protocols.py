@@ -1,4 +1,4 @@
-"""Brings the lists of datasets and tracks in docs/protocols.md up to date: ``python tools/protocols.py``."""
+"""Brings what docs/protocols.md says of datasets, tracks and evidence up to date: ``python tools/protocols.py``."""
 
 import re
 import sys
@@ -11,10 +11,13 @@ import fgbench.data  # noqa: E402
 from fgbench.cells import EXPERIMENTS, read_yaml  # noqa: E402
 from fgbench.data import BenchDataModule, View  # noqa: E402
 from fgbench.data.archives import Archive  # noqa: E402
+from fgbench.measures import HEADLINE, MEASURES  # noqa: E402
+from tools import evidence_matrix  # noqa: E402
 
 PAGE = ROOT / "docs/protocols.md"
 BEGIN = "<!-- made by tools/protocols.py from fgbench/data and experiments/datasets: do not edit up to the end mark -->"
 TRACKS = "<!-- made by tools/protocols.py from experiments/tracks: do not edit up to the end mark -->"
+MATRIX = "<!-- made by tools/protocols.py from fgbench/measures.py and methods: do not edit up to the end mark -->"
 END = "<!-- end of what tools/protocols.py made -->"
 RESIZE = {"none": "whole image", "short": "short side {}", "squash": "squashed to {0} x {0}"}
 FRAME = {"box": "sides of the box", "interocular": "inter-ocular distance"}
@@ -119,9 +122,22 @@ def render_tracks(folder: Path = EXPERIMENTS / "tracks") -> str:
     return "\n".join(table(["track", "what"], rows))
 
 
+def render_matrix() -> str:
+    """Which metric of evidence each method has on each dataset; numbers for reasons, which follow."""
+    columns = [*HEADLINE, *MEASURES]
+    reasons: dict[str, int] = {}
+    rows = []
+    for dataset, method, cells in evidence_matrix.merged(evidence_matrix.matrix(columns)):
+        shown = [cells[name] if cells[name] == "✓" else str(reasons.setdefault(cells[name], len(reasons) + 1))
+                 for name in columns]  # fmt: skip
+        rows.append([dataset, method, *shown])
+    heading = ["dataset", "method", *(f"`{name}`" for name in columns)]
+    return "\n".join([*table(heading, rows), "", "; ".join(f"{at}: {why}" for why, at in reasons.items()) + "."])
+
+
 def replaced(page: str) -> str:
     """The page with what is made here brought up to date."""
-    for mark, made in ((BEGIN, render()), (TRACKS, render_tracks())):
+    for mark, made in ((BEGIN, render()), (TRACKS, render_tracks()), (MATRIX, render_matrix())):
         head, found, rest = page.partition(mark)
         if not found:
             sys.exit(f"{PAGE.name}: the line {mark!r} is gone; put it back where its list belongs")

@@ -10,8 +10,12 @@ test images would know the test split; a part then means the same in every image
 network under test, of its last stage, where the paper takes ImageNet's VGG-19.
 
 The solver is hierarchical alternating least squares from the start that scikit-learn calls ``nndsvda``; it descends to
-the same error as scikit-learn's (tested), on the device, in float32.
+the same error as scikit-learn's (tested), on the device, in float32: also where the network runs in half precision.
 """
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,8 +24,22 @@ from torch import Tensor
 SWEEPS = 200  # of the fit, at most
 SOLVE = 200  # steps for the weights of new images
 TOLERANCE = 1e-5  # of the error, relative, over ten sweeps
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 
+def exact(function: Callable[Concatenate[Tensor, Given], Found]) -> Callable[Concatenate[Tensor, Given], Found]:
+    """The same without autocast, which would make products of float32 in half precision."""
+
+    @wraps(function)
+    def call(tensor: Tensor, /, *more: Given.args, **named: Given.kwargs) -> Found:
+        with torch.autocast(tensor.device.type, enabled=False):
+            return function(tensor, *more, **named)
+
+    return call
+
+
+@exact
 def nndsvda(rows: Float[Tensor, "n d"], parts: int) -> tuple[Float[Tensor, "n p"], Float[Tensor, "p d"]]:
     """Non-negative double SVD (Boutsidis & Gallopoulos, 2008), zeros filled with the mean: a start without chance."""
     values, vectors = torch.linalg.eigh((rows.T @ rows).double())
@@ -41,6 +59,7 @@ def nndsvda(rows: Float[Tensor, "n d"], parts: int) -> tuple[Float[Tensor, "n p"
     return weights.to(rows.dtype), directions.T.contiguous().to(rows.dtype)
 
 
+@exact
 def factorise(
     rows: Float[Tensor, "n d"], parts: int, sweeps: int = SWEEPS, tolerance: float = TOLERANCE
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, "p d"]]:
@@ -72,6 +91,7 @@ def _sweep(
     return torch.stack(columns, 1)
 
 
+@exact
 def solve(rows: Float[Tensor, "n d"], directions: Float[Tensor, "p d"], steps: int = SOLVE) -> Float[Tensor, "n p"]:
     """The non-negative weights that bring each row nearest (convex), by accelerated projected gradients (FISTA)."""
     gram, cross = directions @ directions.T, rows @ directions.T
@@ -86,11 +106,11 @@ def solve(rows: Float[Tensor, "n d"], directions: Float[Tensor, "p d"], steps: i
     return weights
 
 
+@exact
 def part_maps(features: Float[Tensor, "b d u v"], directions: Float[Tensor, "p d"]) -> Float[Tensor, "b p u v"]:
     """The weights of each cell, for directions of any length: in units of the part's unit direction."""
-    with torch.autocast(features.device.type, enabled=False):
-        unit = torch.nn.functional.normalize(directions.float(), dim=1)
-        rows = features.float().clamp(min=0).permute(0, 2, 3, 1)
-        weights = solve(rows.flatten(0, 2), unit)
+    unit = torch.nn.functional.normalize(directions.float(), dim=1)
+    rows = features.float().clamp(min=0).permute(0, 2, 3, 1)
+    weights = solve(rows.flatten(0, 2), unit)
     maps: Tensor = weights.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2).contiguous()
     return maps

@@ -12,9 +12,13 @@ and Arabie, 1985). A single label on both sides is agreement: 100. NaN: no place
 * ``nmi_landmarks``, ``ari_landmarks``: a place is a visible landmark, its truth is which one it is (left and right
   apart), its part that of the pixel it lies in. So in the evaluations after SCOPS: Choudhury et al. (NeurIPS 2021),
   PDiscoNet (ICCV 2023). A part that stands for the background counts like any other ("full" in Choudhury et al.).
+* ``nmi_landmarks_foreground``, ``ari_landmarks_foreground``: of these, only landmarks that lie in some part: after
+  "foreground" in Choudhury et al., who also crop to the box. Equal to the former where a map is positive everywhere;
+  who leaves out what is hard gains, so it is read beside the former. Without floor: random points leave nothing out.
 * ``nmi_pixels``, ``ari_pixels`` (``masks.py``): a place is a pixel, and the background is one more true part;
   PDiscoNet on PartImageNet.
-* ``nmi_foreground``, ``ari_foreground`` (``masks.py``): only pixels of true parts.
+* ``nmi_foreground``, ``ari_foreground`` (``masks.py``): only pixels of true parts. Ours: it needs masks, and is not
+  what Choudhury et al. call foreground.
 
 How maps become parts of places stands in ``maps.py``. *Floors:* ``random_parts``, as many points as there are parts,
 to the nearest of which a place belongs.
@@ -104,7 +108,8 @@ class LandmarkAgreement(BenchMetric):
 
     def compute(self) -> dict[str, Tensor]:
         """Percentages."""
-        return agreement(self.table, self.predictors, "landmarks")
+        inside = agreement(self.table[:1, :-1], ("",), "landmarks_foreground")
+        return agreement(self.table, self.predictors, "landmarks") | inside
 
 
 def agreement(table: Int64[Tensor, "s p t"], predictors: tuple[str, ...], places: str) -> dict[str, Tensor]:

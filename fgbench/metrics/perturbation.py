@@ -106,15 +106,23 @@ def curves(
     pairs = torch.arange(-(-every // at_once) * at_once, device=image.device).clamp(max=every - 1)
     rank = rank.int()  # which every pass reads
     found = []
-    for first, fill in ((torch.zeros_like(image), image), (image, blurred(image))):
+    for fuzzy in (None, blurred(image)):
         chances = []
         for some in pairs.split(at_once):
             row, count = some // len(counts), counts[some % len(counts)]
             replaced = (rank[row] < count[:, None, None])[:, None]
-            probability = classify(torch.where(replaced, first[row], fill[row]), row).float().softmax(1)
+            probability = classify(_perturbed(image, fuzzy, row, replaced), row).float().softmax(1)
             chances.append(probability.gather(1, index[row, None])[:, 0])
         found.append(torch.cat(chances)[:every].view(len(image), -1))
     return torch.stack(found)
+
+
+def _perturbed(image: Tensor, fuzzy: Tensor | None, row: Tensor, replaced: Tensor) -> Tensor:
+    """Images of a pass, with at most one more copy of its size: zero in the image, or the image in its blur."""
+    if fuzzy is None:
+        return image[row].masked_fill_(replaced, 0)
+    shown = fuzzy[row]
+    return torch.where(replaced, image[row], shown, out=shown)
 
 
 def area(curve: Float[Tensor, "*b s"]) -> Float[Tensor, "*b"]:

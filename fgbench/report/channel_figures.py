@@ -2,7 +2,8 @@
 
 After Chang et al., arXiv 2102.00367: ``write_channels`` is Figure 6, ``write_before_after`` Figure 3a. A map is shown
 as it is, without Grad-CAM: resized bilinearly to the image, its own minimum to maximum through a colour map. Finer maps
-are shown before the gate, which would put a part of the coarser map into the picture.
+are shown before the gate, which would put a part of the coarser map into the picture. Unlike the paper's, colours are
+such as colour-blind people can tell apart: its frames are red and green, its colour map runs from blue to red.
 """
 
 import io
@@ -16,27 +17,28 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fgbench.report.figures import INCH, Example, plain_text, resize
+from fgbench.report.figures import INCH, Example, plain_text, resize, short
 from fgbench.result import write_atomically
 
-COARSE, FINE = "#d40000", "#00903a"  # frames of the last stage's maps and of the earlier one's, as in the paper
+COARSE, FINE = "#d55e00", "#0072b2"  # frames of the last stage's maps and of the earlier one's
 MOST = 4  # channels of a class that a sheet shows
+LINE = 30  # characters above a picture
 FINER = 5  # maps within one of them: the paper's largest xi
 
 
 def map_overlay(image: UInt8[np.ndarray, "h w 3"], values: Float[np.ndarray, "u v"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The image under the map's colours, from the map's minimum (blue) to its maximum (red)."""
+    """The image under the map's colours, from the map's minimum (blue) to its maximum (yellow)."""
     strength = resize(values[None], *image.shape[:2])[0]
     low, high = float(strength.min()), float(strength.max())
     strength = (strength - low) / max(high - low, 1e-12)
-    colours = colormaps["jet"](strength)[..., :3] * 255
+    colours = colormaps["cividis"](strength)[..., :3] * 255
     blended: np.ndarray = (0.5 * image + 0.5 * colours).round().astype(np.uint8)
     return blended
 
 
 @plain_text()
 def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> None:
-    """A row per channel of the shown class: the image, the channel in red, the finer maps within it in green.
+    """A row per channel of the shown class: the image, the channel in vermilion, the finer maps within it in blue.
 
     A place stays empty where a finer map is zero everywhere, as it is where a smaller group has none.
 
@@ -58,7 +60,7 @@ def write_channels(path: Path, examples: Sequence[Example], title: str = "") -> 
         if p == 0:
             line[0].imshow(example.image)
             line[0].set_aspect(example.aspect)
-            line[0].set_title(f"{example.target or example.name}\nas {example.predicted}"[:80], fontsize=7)
+            _said(line[0], example.target or example.name, f"as {example.predicted}")
         _framed(line[1], example, _parts(example)[p], COARSE)
         if example.finer is not None:
             for axis, values in zip(line[2:], example.finer[p], strict=False):
@@ -86,7 +88,7 @@ def write_before_after(path: Path, before: Sequence[Example], after: Sequence[Ex
     for line, first, second in zip(axes, before, after, strict=True):
         line[0].imshow(second.image)
         line[0].set_aspect(second.aspect)
-        line[0].set_title(f"{second.target}\nchannels of\n{second.predicted}"[:80], fontsize=6)
+        _said(line[0], second.target, "channels of", second.predicted)
         for p in range(count):
             _framed(line[1 + p], first, _parts(first)[p], "black")
             _framed(line[1 + count + p], second, _parts(second)[p], COARSE)
@@ -110,6 +112,11 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
         axis.set_yticks([])
         axis.set_frame_on(False)
     return figure, axes
+
+
+def _said(axis: Axes, *lines: str) -> None:
+    """Above the first picture of a row; names go on to the right, where nothing stands, not out of the sheet."""
+    axis.set_title("\n".join(short(line, LINE) for line in lines), fontsize=7, loc="left")
 
 
 def _framed(axis: Axes, example: Example, values: Float[np.ndarray, "u v"], colour: str) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fgbench.leaderboard.settings import Entry
+from fgbench.report.figures import LINES, STYLES
 from fgbench.result import write_atomically
 
 
@@ -61,9 +61,8 @@ def write_curves(path: Path, chosen: Sequence[Entry], title: str = "") -> None:
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
     for index, (label, curves) in enumerate(found.items()):
-        style, colour = "-" if index < len(colours) else "--", colours[index % len(colours)]
+        style, colour = STYLES[index // len(LINES) % len(STYLES)], LINES[index % len(LINES)]
         values = np.array([curve[: min(map(len, curves))] for curve in curves])
         epochs, mean = np.arange(values.shape[1]) + 1, values.mean(0)
         told = label if len(values) == 1 else f"{label}, {len(values)} seeds"

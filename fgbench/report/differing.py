@@ -27,6 +27,7 @@ class Picture:
         caption: the label.
         a: what the first setting says of it, and how good that is.
         b: of the second.
+        aspect: height of a pixel over its width in the original file; 1 unless the view squashes images.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -34,6 +35,7 @@ class Picture:
     caption: str
     a: str
     b: str
+    aspect: float = 1.0
 
 
 def write_differing(path: Path, pictures: Sequence[Picture], title: str) -> None:
@@ -59,6 +61,7 @@ def write_differing(path: Path, pictures: Sequence[Picture], title: str) -> None
                 axis.add_patch(Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=line))
         axis.set_xlim(-0.5, width - 0.5)
         axis.set_ylim(height - 0.5, -0.5)
+        axis.set_aspect(picture.aspect)
         lines = [picture.caption, f"a: {picture.a}", f"b: {picture.b}"]
         axis.set_title("\n".join(line[:44] for line in lines), fontsize=7, loc="left")
     figure.suptitle(title, fontsize=8)

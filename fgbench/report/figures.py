@@ -26,6 +26,9 @@ HUES = np.array(
     [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
 )
 PALETTE = np.concatenate([HUES, HUES * 0.55, 255 - (255 - HUES) * 0.45]).round().astype(np.uint8)
+# Of lines, on white, where its yellow is not seen: the palette's other hues and black, then the same dashed, and so on.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+STYLES = ("-", "--", "-.", ":")
 MOST_PARTS = 12  # that one picture can show; those with the highest peaks
 ROWS = 6  # examples below each other, before a second block stands beside the first
 INCH = 2.0  # side of a picture
@@ -183,7 +186,7 @@ def _draw(axis: Axes, kind: str, example: Example) -> None:
         verdict = "right" if right else f"WRONG: {example.predicted}"
         verdict = verdict if example.target else f"says {example.predicted}"
         lines = [short(line, LINE) for line in (example.target or example.name, verdict)]
-        axis.set_title("\n".join(lines), fontsize=7, color="black" if right else "#d55e00")
+        axis.set_title("\n".join(lines), fontsize=7, loc="left", color="black" if right else "#d55e00")
     elif kind == "saliency" and example.saliency is not None:
         axis.imshow(saliency_overlay(example.image, example.saliency))
         axis.set_title("saliency\n", fontsize=7)
@@ -213,6 +216,6 @@ def _draw_centres(axis: Axes, parts: Float[np.ndarray, "p u v"], height: int, wi
     shown = shown_parts(parts)
     for part, colour in zip(shown, part_colours(shown) / 255, strict=True):
         x, y = centres[part]
-        axis.plot(x, y, marker="o", markersize=9, color=colour, markeredgecolor="white", markeredgewidth=0.8)
+        axis.plot(x, y, marker="o", markersize=11, color=colour, markeredgecolor="white", markeredgewidth=0.8)
         dark = colour @ (0.299, 0.587, 0.114) < 0.5
-        axis.text(x, y, str(part), fontsize=6, ha="center", va="center_baseline", color="white" if dark else "black")
+        axis.text(x, y, str(part), fontsize=7, ha="center", va="center_baseline", color="white" if dark else "black")

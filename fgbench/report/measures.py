@@ -10,22 +10,45 @@ PROBED = (
     "part_stability", "part_stability_agnostic", "part_stability_blank", "bound_part_stability_blank", "insertion",
     "deletion", "sanity_rank", "sanity_ssim",
 )  # fmt: skip
+ARROWS = {"higher": "↑", "lower": "↓", "near 0": "→ 0"}
 
 
-def show_probes(title: str, known: Mapping[str, Any], console: Console | None = None) -> None:
-    """Explainers in rows; below, why cells are empty."""
-    table = Table("explainer", "images", *(name.replace("_", " ") for name in PROBED), title=title)
+def show_probes(
+    title: str, known: Mapping[str, Any], better: Mapping[str, str], console: Console | None = None
+) -> None:
+    """Explainers in rows, with how each was asked; below, why cells are empty, and whether rows can be compared.
+
+    Args:
+        title: above the table.
+        known: what ``probes.json`` holds.
+        better: ``higher``, ``lower`` or ``near 0``, of the numbers that have a better direction.
+        console: to print to.
+    """
+    heads = [f"{name.replace('_', ' ')} {ARROWS[better[name]] if name in better else ''}".strip() for name in PROBED]
+    table = Table("explainer", "images", "steps", "network", *heads, title=title)
     notes: dict[str, list[str]] = {}
+    asked = set()
     for explainer, found in known.items():
         numbers = found["numbers"]
         cells = [f"{numbers[name]:.2f}" if name in numbers else "" for name in PROBED]
-        table.add_row(explainer, str(found["images"]), *cells)
+        how = (str(found["images"]), str(found["steps"]), _network(found))
+        asked.add(how)
+        table.add_row(explainer, *how, *cells)
         for name, reason in found["reasons"].items():
             notes.setdefault(f"no {name}: {reason}", []).append(explainer)
     console = console or Console()
     console.print(table)
+    if len(asked) > 1:
+        console.print(
+            "insertion and deletion of rows that differ in steps or network are not comparable: probe them again"
+        )
     for note, names in notes.items():
         console.print(f"{note} ({', '.join(names)})", highlight=False)
+
+
+def _network(found: Mapping[str, Any]) -> str:
+    """How it answered; older entries do not say."""
+    return f"{found['precision']}{', compiled' if found['compiled'] else ''}" if "precision" in found else "not known"
 
 
 def show_matrix(rows: Sequence[tuple[str, str, Mapping[str, str]]], columns: Sequence[str], console: Console) -> None:

@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from fgbench.report.figures import INCH, part_colours, saliency_overlay
 from fgbench.report.part_figures import SHOWN, draw_class_parts, draw_heatmap, unsquash
@@ -97,9 +98,9 @@ def draw_sampling(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found
                 curve = found[name].cumsum() / found[name].sum() if integral else found[name]
                 place = (np.arange(len(curve)) + 0.5) / len(curve)
                 axis.plot(place, curve, color=colour, linewidth=1.2, label={"rows": "y", "columns": "x"}[name])
-            axis.tick_params(labelsize=5, pad=1)
+            _scale(axis)
             axis.set_title("integral" if integral else "magnification", fontsize=7)
-            axis.legend(fontsize=5, frameon=False)
+            axis.legend(fontsize=7, frameon=False, handlelength=1)
     _show(axes[4], image, "points")
     oh, ow = found["points"].shape[:2]
     some = found["points"][:: max(1, oh // POINTS), :: max(1, ow // POINTS)].reshape(-1, 2) - 0.5
@@ -108,6 +109,15 @@ def draw_sampling(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found
     axes[4].set_ylim(height - 0.5, -0.5)
     sampled = np.moveaxis(found["sampled"], 0, -1)
     _show(axes[5], sampled, f"sampled, {sampled.shape[1]} x {sampled.shape[0]}")
+
+
+def _scale(axis: Axes, whole: bool = False) -> None:
+    """A few short numbers along a curve's axes, whole ones below: there is little room between pictures."""
+    axis.tick_params(labelsize=7, pad=1)
+    axis.xaxis.set_major_locator(MaxNLocator(3, integer=whole))
+    axis.yaxis.set_major_locator(MaxNLocator(3))
+    axis.yaxis.get_offset_text().set_fontsize(7)
+    axis.ticklabel_format(axis="y", scilimits=(-2, 3))
 
 
 def draw_channels(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: Arrays) -> None:
@@ -173,7 +183,7 @@ def draw_steps(axes: Sequence[Axes], image: UInt8[np.ndarray, "h w 3"], found: A
     if "weights" in found:
         axes[1].axis("on")
         axes[1].bar(np.arange(count) + 1, found["weights"], color="#0072b2")
-        axes[1].tick_params(labelsize=5, pad=1)
+        _scale(axes[1], whole=True)
         axes[1].set_ylim(0, max(1.0, float(found["weights"].max())))  # rows can be compared; a sum weighs each by 1
         axes[1].set_title("weight of each step", fontsize=7)
     chosen = np.unique(np.linspace(0, count - 1, min(count, STEPS)).round().astype(int))

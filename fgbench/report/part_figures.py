@@ -119,7 +119,7 @@ def write_histograms(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarr
     for row, (_, found) in zip(axes, rows, strict=True):
         for axis in row:
             axis.axis("on")
-            axis.tick_params(labelsize=5, pad=1)
+            axis.tick_params(labelsize=7, pad=1)
         regions = np.sort(found["regions"])[::-1]
         row[0].plot(np.arange(len(regions)) + 1, regions / max(1, regions.sum()), linewidth=1)
         row[0].set_title(f"regions of each part; {(regions == 0).sum()} of {len(regions)} parts have none", fontsize=7)
@@ -136,8 +136,8 @@ def write_histograms(path: Path, rows: Sequence[tuple[str, Mapping[str, np.ndarr
 
 
 def _label(axis: Axes, x: str, y: str) -> None:
-    axis.set_xlabel(x, fontsize=6, labelpad=2)
-    axis.set_ylabel(y, fontsize=6, labelpad=2)
+    axis.set_xlabel(x, fontsize=7, labelpad=2)
+    axis.set_ylabel(y, fontsize=7, labelpad=2)
 
 
 def _sheet(
@@ -159,7 +159,7 @@ def _sheet(
     figure.subplots_adjust(left / width, 0.35 / height, 0.99, 1 - 0.5 / height, wspace=gap, hspace=gap + 0.06)
     for row, name in zip(axes, names, strict=True):
         place = row[0].get_position()
-        figure.text(0.03 / width, (place.y0 + place.y1) / 2, name, rotation=90, fontsize=6, va="center")
+        figure.text(0.03 / width, (place.y0 + place.y1) / 2, name, rotation=90, fontsize=7, va="center")
     figure.suptitle(title, fontsize=9, y=1 - 0.1 / height)
     return figure, axes
 

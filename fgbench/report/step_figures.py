@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fgbench.report.figures import LINES
 from fgbench.result import Result, write_atomically
 
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
+MARKERS = (".", "x", "^", "s")  # of settings beyond the number of colours; the style of a line says what it is
 
 GLOBAL = {"accuracy_global": (":", "global stream alone")}
 PANELS = {
@@ -61,7 +62,7 @@ def by_setting(results: Mapping[str, Result]) -> dict[str, list[Result]]:
 
 
 def write_step_curves(path: Path, results: Mapping[str, Result]) -> None:
-    """A colour for each setting: the mean over its seeds, and a band of one standard deviation.
+    """A colour for each setting, or colour and marker: the mean over its seeds, and a band of one standard deviation.
 
     Args:
         path: the PNG file.
@@ -76,24 +77,23 @@ def write_step_curves(path: Path, results: Mapping[str, Result]) -> None:
     figure = Figure(figsize=(12, 3.8), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)
-    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     for index, (label, runs) in enumerate(by_setting(shown).items()):
-        colour = colours[index % len(colours)]
+        look = LINES[index % len(LINES)], MARKERS[index // len(LINES) % len(MARKERS)]
         for axis, lines in zip(axes, PANELS.values(), strict=False):
             for name, (style, _) in lines.items():
-                _draw(axis, [_curve(run, name) for run in runs], style, colour)
+                _draw(axis, [_curve(run, name) for run in runs], style, look)
         weights = [
             by_step({f"w_{step}": x for step, x in run.details.get("step_weight", {}).items()}, "w") for run in runs
         ]
-        _draw(axes[2], weights, "-", colour, f"{label}, {len(runs)} {'seed' if len(runs) == 1 else 'seeds'}")
+        _draw(axes[2], weights, "-", look, f"{label}, {len(runs)} {'seed' if len(runs) == 1 else 'seeds'}")
     for axis, (title, lines) in zip(axes, PANELS.items(), strict=False):
         axis.set_title(title, fontsize=9)
         axis.legend(
             handles=[Line2D([], [], color="black", ls=style, lw=1.2, label=told) for style, told in lines.values()],
-            fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False,
+            fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False,
         )  # fmt: skip
     axes[2].set_title("mean weight in the decision, %", fontsize=9)
-    axes[2].legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False)
+    axes[2].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     axes[2].set_ylim(bottom=0)
     for axis in axes:
         axis.set_xlabel("step t")
@@ -114,13 +114,17 @@ def _curve(run: Result, name: str) -> Curve:
     return (every, [value] * len(every)) if value is not None else ([], [])
 
 
-def _draw(axis: Axes, runs: list[Curve], style: str, colour: tuple[float, ...], label: str | None = None) -> None:
+def _draw(axis: Axes, runs: list[Curve], style: str, look: tuple[str, str], label: str | None = None) -> None:
+    """A line in colour, with the marker where it is whole or dashed."""
+    colour, marker = look
     having = [run for run in runs if run[0]]
     if not having:
         return
     steps = having[0][0]
     values = np.array([run[1] for run in having if run[0] == steps])
     mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else 0
-    axis.plot(steps, mean, style, color=colour, marker="." if style in ("-", "--") else None, lw=1.2, label=label)
+    axis.plot(
+        steps, mean, style, color=colour, marker=marker if style in ("-", "--") else None, ms=4, lw=1.2, label=label
+    )
     if len(values) > 1:
         axis.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)

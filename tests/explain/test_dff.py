@@ -61,3 +61,17 @@ def test_a_part_that_is_nowhere_breaks_nothing():
     assert weights.isfinite().all()
     assert directions.isfinite().all()
     assert dff.part_maps(torch.zeros(1, 6, 2, 2), torch.zeros(3, 6)).isfinite().all()
+
+
+def test_nothing_is_made_in_half_precision_where_the_network_is():
+    rows = planted()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (rows @ rows.T).dtype == torch.bfloat16  # what factors must not be made of
+        inside = dff.factorise(rows, 4)
+        start, weights = dff.nndsvda(rows, 4), dff.solve(rows, inside[1])
+        maps = dff.part_maps(rows[:6].T.reshape(1, 40, 2, 3), inside[1])
+    outside = dff.factorise(rows, 4)
+    expected = [*outside, *dff.nndsvda(rows, 4), dff.solve(rows, outside[1])]
+    for found, wanted in zip([*inside, *start, weights], expected, strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(maps, dff.part_maps(rows[:6].T.reshape(1, 40, 2, 3), outside[1]))

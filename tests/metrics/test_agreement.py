@@ -87,6 +87,26 @@ def test_invisible_landmarks_do_not_count_and_dark_places_are_a_part_of_their_ow
     assert torch.equal(score(parts, batch).table[0], table)
 
 
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 9999))
+def test_the_foreground_is_what_scikit_learn_says_of_landmarks_in_parts(make_batch, seed):
+    batch = make_batch(6, hidden=0.3, seed=seed)
+    parts = torch.rand(6, 3, 8, 12, generator=torch.Generator().manual_seed(seed))
+    parts[..., :6] = 0  # the left half belongs to no part
+    metric = score(parts, batch)
+    found = metric.compute()
+    labels = metric.columns(Output(torch.zeros(6, 1), None, parts), batch)["landmark_parts"][:, 0]
+    taken = [(int(labels[i, k]), k) for i, k in batch.visible.nonzero().tolist() if labels[i, k] < 3]
+    assert 0 < len(taken) < batch.visible.sum()
+    first, second = zip(*taken, strict=True)
+    wanted = {"nmi": normalized_mutual_info_score(second, first), "ari": adjusted_rand_score(second, first)}
+    for name, value in wanted.items():
+        assert found[f"{name}_landmarks_foreground"] == pytest.approx(100 * value, abs=1e-6)
+    everywhere = score(parts + 0.1, batch).compute()
+    assert all(everywhere[f"{name}_landmarks_foreground"] == everywhere[f"{name}_landmarks"] for name in wanted)
+    assert score(parts * 0, batch).compute()["nmi_landmarks_foreground"].isnan()
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 9999), st.sampled_from(["flip", "double", "crop"]))
 def test_flips_scales_and_crops_of_maps_and_landmarks_together_change_nothing(make_batch, seed, change):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import correlate1d
 from torch.nn.functional import interpolate
 
 from fgbench.data.toybirds import ToyBirds
@@ -42,6 +43,36 @@ def test_curves_are_those_of_one_image_and_one_step_at_a_time(seed, steps, at_on
                     shown[:, pixel] = end.flatten(1)[:, pixel]
                 chance = classify(shown.view(1, 3, 6, 8)).softmax(1)[0, index[one]]
                 torch.testing.assert_close(found[row, one, step], chance, rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 9999), st.sampled_from([(-1,), (-2,), (-2, -1)]), st.integers(5, 9), st.integers(5, 9))
+def test_mirrored_images_have_the_same_curves_where_the_network_sees_no_difference(seed, axes, height, width):
+    random = torch.Generator().manual_seed(seed)
+    image = torch.randn(2, 3, height, width, generator=random)
+    saliency = torch.rand(2, height, width, generator=random)  # no two pixels are equal, so no tie is read in order
+    weights = torch.randn(2, 3, height, width, generator=random)
+    for axis in (-1, -2):
+        weights = weights + weights.flip(axis)
+
+    def symmetric(shown, row):
+        return torch.einsum("bchw,kchw->bk", shown, weights).tanh()
+
+    index = symmetric(image, None).argmax(1)
+    found = curves(symmetric, image, index, ranks(saliency, height, width), 6)
+    mirrored = curves(symmetric, image.flip(axes), index, ranks(saliency.flip(axes), height, width), 6)
+    torch.testing.assert_close(mirrored, found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "taps", "sigma"), [(224, 226, 11, 5), (80, 64, 3, 10 / 7), (336, 340, 17, 7.5)]
+)
+def test_the_blur_is_that_of_scipy(height, width, taps, sigma):
+    image = np.random.default_rng(0).normal(size=(1, 3, height, width))
+    weights = np.exp(-(np.arange(-(taps // 2), taps // 2 + 1) ** 2) / (2 * sigma**2))
+    weights /= weights.sum()
+    expected = correlate1d(correlate1d(image, weights, axis=2, mode="mirror"), weights, axis=3, mode="mirror")
+    np.testing.assert_allclose(blurred(torch.from_numpy(image).float()).numpy(), expected, atol=2e-6)
 
 
 def test_areas_are_trapezoids_and_means_are_over_images():

@@ -33,22 +33,22 @@ def count_frames(path):
         outer = [] if tree is None else [c for c, h in zip(contours, tree[0], strict=True) if h[3] < 0]
         return sum(cv2.contourArea(contour) > 1000 for contour in outer)
 
-    return of((212, 0, 0)), of((0, 144, 58))
+    return of((213, 94, 0)), of((0, 114, 178))
 
 
-def test_an_overlay_mixes_the_image_with_jets_ends_at_the_largest_and_the_least_value():
+def test_an_overlay_mixes_the_image_with_the_ends_of_cividis_at_the_largest_and_the_least_value():
     values = np.zeros((4, 4), np.float32)
     values[1, 2], values[3, 0] = 2.0, -1.0
     drawn = map_overlay(np.full((40, 40, 3), 128, np.uint8), values)
-    assert drawn[15, 25].tolist() == [128, 64, 64]  # grey with dark red (128, 0, 0)
-    assert drawn[35, 4].tolist() == [64, 64, 128]  # grey with dark blue (0, 0, 128)
+    assert drawn[15, 25].tolist() == [191, 180, 92]  # grey with yellow
+    assert drawn[35, 4].tolist() == [64, 81, 103]  # grey with dark blue
 
 
 def test_a_constant_map_can_be_drawn():
     assert map_overlay(np.full((8, 8, 3), 9, np.uint8), np.ones((2, 2), np.float32)).shape == (8, 8, 3)
 
 
-def test_a_sheet_frames_every_channel_red_and_every_finer_map_green(tmp_path):
+def test_a_sheet_frames_every_channel_in_vermilion_and_every_finer_map_in_blue(tmp_path):
     write_channels(tmp_path / "a.png", [example(0), example(1)])
     assert count_frames(tmp_path / "a.png") == (6, 12)
     write_channels(tmp_path / "b.png", [example(0, finer=False)])
@@ -60,11 +60,21 @@ def test_pictures_have_the_proportions_of_the_original_file(tmp_path):
     write_channels(tmp_path / "a.png", [squashed])
     write_before_after(tmp_path / "b.png", [squashed], [squashed])
     for name in ("a.png", "b.png"):
-        red = np.abs(cv2.imread(str(tmp_path / name))[..., ::-1].astype(int) - (212, 0, 0)).sum(2) < 40
-        rows, columns = red.nonzero()
+        frame = np.abs(cv2.imread(str(tmp_path / name))[..., ::-1].astype(int) - (213, 94, 0)).sum(2) < 40
+        rows, columns = frame.nonzero()
         assert np.ptp(columns) == pytest.approx(2 * np.ptp(rows), abs=8)
-        grey = (np.abs(cv2.imread(str(tmp_path / name)).astype(int) - 128).sum(2) < 2).nonzero()
-        assert np.ptp(grey[1]) == pytest.approx(2 * np.ptp(grey[0]), abs=8)
+        grey = np.abs(cv2.imread(str(tmp_path / name)).astype(int) - 128).sum(2) < 2
+        high, wide = ((grey.sum(axis) > 30).nonzero()[0] for axis in (1, 0))  # pixels of letters are fewer
+        assert np.ptp(wide) == pytest.approx(2 * np.ptp(high), abs=8)
+
+
+def test_long_names_are_whole_lines_that_leave_the_sheet_nowhere(tmp_path):
+    named = replace(example(finer=False), target="087.A_rather_long_name_" * 3, predicted="087.A_rather_long_name_" * 3)
+    write_channels(tmp_path / "a.png", [named])
+    write_before_after(tmp_path / "b.png", [named], [named])
+    for name in ("a.png", "b.png"):
+        drawn = cv2.imread(str(tmp_path / name))
+        assert (np.concatenate([drawn[:, :1], drawn[:, -1:]], 1) == 255).all()
 
 
 def test_a_finer_map_that_is_missing_is_not_drawn(tmp_path):

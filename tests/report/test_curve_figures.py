@@ -8,8 +8,8 @@ from known_rows import add, entries
 from fgbench.cli import main
 from fgbench.report.curve_figures import accuracy_curves, write_curves
 
-BLUE, PALE_BLUE, ORANGE = (31, 119, 180), (174, 199, 232), (255, 127, 14)  # of the first three settings
-BAND = (243, 247, 252)  # the second one's, over white
+BLUE, VERMILION, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)  # of the first three settings
+BAND = (249, 231, 217)  # the second one's, over white
 
 
 def row(folder, method="baseline", seed=0, values=(), selection="legacy_best_on_test", **changes):
@@ -59,13 +59,24 @@ def test_a_line_is_the_mean_of_its_seeds_and_a_band_their_spread(tmp_path):
     row(tmp_path, "mc_loss", 1, [60.0] * 9, wrong=3)
     row(tmp_path, "baseline", values=[0.0] * 9, wrong=7)
     write_curves(tmp_path / "a.png", entries(tmp_path))
-    above, mean, below = (np.median(near(tmp_path / "a.png", colour, 12)) for colour in (BLUE, PALE_BLUE, ORANGE))
+    above, mean, below = (np.median(near(tmp_path / "a.png", colour, 12)) for colour in (BLUE, VERMILION, GREEN))
     assert mean == pytest.approx((above + below) / 2, abs=1)
     rows = near(tmp_path / "a.png", BAND, 3)
     point = (below - above) / 80  # pixels
     deviation = 40 / 2**0.5
     assert rows.min() == pytest.approx(mean - deviation * point, abs=2)
     assert rows.max() == pytest.approx(mean + deviation * point, abs=2)
+
+
+def test_more_settings_than_colours_differ_in_their_dashes(tmp_path):
+    for number in range(8):
+        row(tmp_path, variant=f"v{number}", values=[10.0 * number] * 9, wrong=9 - number)
+    write_curves(tmp_path / "a.png", entries(tmp_path))
+    rows = near(tmp_path / "a.png", BLUE, 12)
+    lines = {at: int((np.abs(rows - at) < 4).sum()) for at in (rows.min(), rows.max())}
+    whole, dashed = max(lines.values()), min(lines.values())
+    assert len(lines) == 2
+    assert 0.5 < dashed / whole < 0.9
 
 
 def test_the_command_draws_the_files_of_the_leaderboard_and_says_how_to_get_what_is_not_there(tmp_path, capsys):
