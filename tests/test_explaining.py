@@ -152,6 +152,7 @@ def test_a_network_is_loaded_and_compiled_once_for_all_explainers(cells, tmp_pat
     _, (plan, *_), _ = cells
     folder = tmp_path / plan.run_folder.name
     shutil.copytree(plan.run_folder, folder)
+    (folder / "probes.json").unlink(missing_ok=True)  # of another test
     calls = []
 
     def watch(place, name, instead=None):
@@ -160,7 +161,7 @@ def test_a_network_is_loaded_and_compiled_once_for_all_explainers(cells, tmp_pat
 
     watch(run, "load_weights")
     watch(probing, "compiled", lambda function: function)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "260")
     probing.probe(folder, ["gradcam"], steps=3)
     calls.clear()
     with pytest.raises(SystemExit):
