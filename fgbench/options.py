@@ -105,7 +105,7 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     probe.add_argument("--explain", default="own,centre,random_map", metavar="A,B", help="default: %(default)s")
     probe.add_argument("--steps", type=int, default=224, help="of insertion and deletion; default: %(default)s")
     probe.add_argument("--compile", action="store_true", help="compile the network for them: half a minute more, then "
-                       "several times the images per second on a CPU in bf16; needs a C++ compiler")  # fmt: skip
+                       "two to three times the images per second on a CPU in bf16; needs a C++ compiler")  # fmt: skip
 
     tables = verbs.add_parser("tables", help="a paper's comparison of explanations, its numbers beside measured ones")
     tables.add_argument("paper", choices=("region_grouping",), help="Tables 2, 4 and 6 of Huang & Li, CVPR 2020")
