@@ -6,8 +6,9 @@ trunk for each step. 2. The recurrent part of a training step (LSTM, attention, 
 optimiser's step of their weights) over the whole step (goal: at most 5 %), in batches as the recipes have them: 32, and
 16 on a CPU, where the networks are those of the track ``cub20_focus``. Self-attention is on a ResNet-34.
 
-Times are of the process's own clock on a CPU, which other processes of the machine hardly change. One thread of a CPU, LSTM
-and self-attention: Grad-CAM 1.24 and 1.21 (over the local stream alone 1.74 and 1.32), the recurrent part 0.7 and 1.7 %.
+Times are of the process's own clock on a CPU, which other processes of the machine hardly change. One thread of a CPU,
+LSTM and self-attention: Grad-CAM 1.24 and 1.21 (over the local stream alone 1.74 and 1.32), the recurrent part 0.7 and
+1.7 %.
 """
 
 import argparse

@@ -5,8 +5,8 @@ reference pools groups of channels the way the authors' scripts do: the channel 
 by a transposition, pooled there as if it were a row of pixels, and brought back, twice; a mask of zeros and ones is
 multiplied.
 
-Two threads of a CPU: 4.2 times faster (channels last: 3.8) with 0.11 copies of the map instead of 3.7; a step of TDSA over
-one with cross-entropy on the same network 1.05 (VGG-16) and 1.03 (ResNet-18). Not yet run on a GPU.
+Two threads of a CPU: 4.2 times faster (channels last: 3.8) with 0.11 copies of the map instead of 3.7; a step of TDSA
+over one with cross-entropy on the same network 1.05 (VGG-16) and 1.03 (ResNet-18). Not yet run on a GPU.
 
 ``python benchmarks/losses.py [--device cuda] [--images 32] [--cells 28] [--turns 5] [--only loss]``
 """
