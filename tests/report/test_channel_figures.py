@@ -53,6 +53,9 @@ def test_a_sheet_frames_every_channel_in_vermilion_and_every_finer_map_in_blue(t
     assert count_frames(tmp_path / "a.png") == (6, 12)
     write_channels(tmp_path / "b.png", [example(0, finer=False)])
     assert count_frames(tmp_path / "b.png") == (3, 0)
+    five = replace(example(0), finer=RNG.random((3, 5, 8, 8)).astype(np.float32))  # the paper's largest xi
+    write_channels(tmp_path / "c.png", [five])
+    assert count_frames(tmp_path / "c.png") == (3, 15)
 
 
 def test_pictures_have_the_proportions_of_the_original_file(tmp_path):
