@@ -66,7 +66,7 @@ def _steps(options: argparse.Namespace) -> None:
 def _two_runs(options: argparse.Namespace) -> None:
     import torch
 
-    from fgbench.pictures import compare_channels, compare_steps
+    from fgbench.run_pairs import compare_channels, compare_steps
 
     compare = {"channels": compare_channels, "attention": compare_steps}[options.action]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

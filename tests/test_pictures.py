@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from fgbench import config, pictures, run
+from fgbench import config, pictures, run, run_pairs
 from fgbench.data import ToyBirds, View
 from fgbench.methods import Baseline, Optim
 
@@ -52,7 +52,7 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize(("selection", "value"), [("last", 1.0), ("validation", 2.0), ("legacy_best_on_test", 2.0)])
 def test_two_runs_are_compared_as_they_were_tested(selection, value, tmp_path):
     first, second = write_run(tmp_path / "a", selection), write_run(tmp_path / "b", "last")
-    names, _, (before, after) = pictures._two_runs(first, second, torch.device("cpu"))
+    names, _, (before, after) = run_pairs.read_pair(first, second, torch.device("cpu"))
     assert names == ["a", "b"]
     assert [one.classifier.bias.tolist() for one in (before, after)] == [[value] * 2, [1.0] * 2]
     assert run.selected_checkpoint(first, {"selection": selection}).exists()
@@ -61,7 +61,7 @@ def test_two_runs_are_compared_as_they_were_tested(selection, value, tmp_path):
 def test_a_training_that_was_not_finished_is_not_compared(tmp_path):
     first, second = write_run(tmp_path / "a", "last"), write_run(tmp_path / "b", "last", finished=False)
     with pytest.raises(RuntimeError, match=r"b: not trained to its end .* make bench METHOD=x"):
-        pictures._two_runs(first, second, torch.device("cpu"))
+        run_pairs.read_pair(first, second, torch.device("cpu"))
 
 
 def test_own_pictures_have_no_number_of_an_image():

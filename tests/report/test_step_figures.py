@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgbench import pictures
+from fgbench import run_pairs
 from fgbench.methods import FocusLonger, Optim
 from fgbench.report.step_figures import write_step_curves
 from fgbench.result import read_result
@@ -16,7 +16,7 @@ from fgbench.types import Batch
 
 @pytest.fixture(scope="module")
 def result():
-    found = sorted((pictures.config.ROOT / "leaderboard/results").rglob("baseline*.json"))
+    found = sorted((run_pairs.config.ROOT / "leaderboard/results").rglob("baseline*.json"))
     return read_result(found[0])
 
 
@@ -88,22 +88,22 @@ def test_two_runs_have_a_row_each_and_self_attention_one_more(tmp_path, monkeypa
     none, no = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
     item = Batch(torch.from_numpy(image).permute(2, 0, 1), torch.tensor(0), torch.tensor(0), none, no,
                  torch.zeros(0, 2), no, torch.tensor([1, 0, 0, 0, 2, 0]).double())  # fmt: skip
-    monkeypatch.setattr(pictures, "choose_items", lambda *_: [item])
-    monkeypatch.setattr(pictures, "attach_rows", lambda *_: None)
-    write, aspects = pictures.method_figures.write_method_figure, []
+    monkeypatch.setattr(run_pairs, "choose_items", lambda *_: [item])
+    monkeypatch.setattr(run_pairs, "attach_rows", lambda *_: None)
+    write, aspects = run_pairs.method_figures.write_method_figure, []
     monkeypatch.setattr(
-        pictures.method_figures, "write_method_figure", lambda *given: aspects.append(given[5]) or write(*given)
+        run_pairs.method_figures, "write_method_figure", lambda *given: aspects.append(given[5]) or write(*given)
     )
     heights = {}
     for local in ("lstm", "self_attention", "cnn"):
         runs = (["x", "y"], (Data, Data), (make("lstm"), make(local)))
-        monkeypatch.setattr(pictures, "_two_runs", lambda *_, runs=runs: runs)
+        monkeypatch.setattr(run_pairs, "read_pair", lambda *_, runs=runs: runs)
         file = tmp_path / f"{local}.png"
         if local == "cnn":
             with pytest.raises(ValueError, match=r"second: .*it has no steps"):
-                pictures.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
+                run_pairs.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
         else:
-            pictures.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
+            run_pairs.compare_steps(tmp_path / "first", tmp_path / "second", file, torch.device("cpu"))
             heights[local] = Image.open(file).size[1]
     assert heights["self_attention"] > 1.3 * heights["lstm"]
     assert aspects == [[2.0, 2.0], [2.0, 2.0, 2.0]]  # of each row: images that a view squashed are drawn in shape
