@@ -21,9 +21,10 @@ from PIL import Image
 
 from fgbench import run
 from fgbench.explain import ExplainerError, parse
-from fgbench.pictures import load, shown_by, split_items
+from fgbench.pictures import Trained, explained_by, load, shown_by, split_items
 from fgbench.report.figures import Example, part_overlay, saliency_overlay, short
 from fgbench.result import from_json, write_atomically
+from fgbench.types import Batch
 
 TEMPLATE = Path(__file__).parent / "report" / "gallery.html.j2"
 SIDE = 168  # pixels of the longer side of a picture on the page
@@ -91,13 +92,17 @@ def write_gallery(
     run.hush()
     columns: list[Column] = []
     for folder in folders:
+        try:
+            trained, tree = load(folder), run.read_run(folder)["tree"]
+            items = split_items(trained, examples)
+        except (ValueError, RuntimeError) as error:
+            say(f"left out: {folder.name}: {error}")
+            continue
         for name in (run.OWN, *explainers):
             try:
-                column = make_column(folder, name, examples)
+                columns.append(make_column(explained_by(trained, name, tree), name, items))
             except (ExplainerError, ValueError, RuntimeError) as error:
                 say(f"left out: {folder.name} {name}: {error}")
-                continue
-            columns.append(column)
     if not columns:
         raise ValueError(f"{path}: no run could be shown")
     # tracks may have images of their own: the page is of those that most columns share
@@ -108,11 +113,10 @@ def write_gallery(
     write_atomically(path, page([column for column in columns if column.key == most]).encode())
 
 
-def make_column(folder: Path, explainer: str, examples: int) -> Column:
+def make_column(trained: Trained, explainer: str, items: Sequence[tuple[Batch, str]]) -> Column:
     """What a run, or an explainer of it, shows of the images."""
-    trained = load(folder, explainer)
-    found = shown_by(trained, split_items(trained, examples))
-    record = folder / "result.json" if explainer == run.OWN else folder / "explained" / explainer / "result.json"
+    found = shown_by(trained, items)
+    record = trained.folder / ("" if explainer == run.OWN else f"explained/{explainer}") / "result.json"
     lines = []
     if record.exists():
         result = json.loads(record.read_text(encoding="utf-8"))
