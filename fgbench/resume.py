@@ -3,6 +3,7 @@
 May import: result (for its atomic writes). Must not import: data, methods, config. Writes: checkpoints.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,15 @@ class RepeatableEpochs(Callback):
 
 
 class History(Callback):
-    """Of each epoch the mean loss over all processes and, where there is a validation, its accuracy.
+    """Of each epoch the mean of the loss and of its terms over all processes and, if it was validated, its accuracy.
 
-    Carried on over resumptions in the checkpoint.
+    Terms are as the method tells them, without their weights; one that is infinite once is kept no longer. Carried on
+    over resumptions in the checkpoint.
     """
 
     def __init__(self) -> None:
         self.epochs: dict[str, list[float]] = {"loss": []}
+        self._names: tuple[str, ...] = ()
         self._sum, self._steps = torch.zeros(()), 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,19 +112,25 @@ class History(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add on the device."""
-        self._sum += outputs["loss"].detach()
+        terms: Any = pl_module.terms
+        self._names = tuple(terms)
+        self._sum = self._sum + torch.stack([value.detach().float() for value in terms.values()])
         self._steps += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch's one wait for the device."""
-        mean = trainer.strategy.reduce(self._sum / max(self._steps, 1), reduce_op="mean")
-        del self.epochs["loss"][trainer.current_epoch :]
-        self.epochs["loss"].append(round(float(mean), 6))
+        means = trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean")
+        epoch, found = trainer.current_epoch, dict(zip(self._names, means.tolist(), strict=True))
         accuracy = trainer.callback_metrics.get("val/accuracy")
         if accuracy is not None:
-            values = self.epochs.setdefault("val_accuracy", [])
-            del values[trainer.current_epoch :]
-            values.append(round(float(accuracy), 4))
+            found["val_accuracy"] = float(accuracy)
+        for name, value in found.items():
+            values = self.epochs.setdefault(name, [])
+            del values[epoch:]
+            if len(values) == epoch and math.isfinite(value):
+                values.append(round(value, 4 if name == "val_accuracy" else 6))
+            else:  # a list is as long as the training, or it is not there
+                del self.epochs[name]
 
     def state_dict(self) -> dict[str, Any]:
         """Lists of numbers."""

@@ -278,7 +278,7 @@ def make_result(
         reasons=reasons | unmeasured,
         scores=report["scores"],
         floors=report["floors"],
-        details=report["details"],
+        details=report["details"] | ({"loss_weights": weights} if (weights := method.loss_weights) else {}),
         history=trained["history"],
         environment={**provenance.environment(), "trained_at_commit": trained["commit"]},
         resolved=config.portable(tree),

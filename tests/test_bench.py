@@ -87,6 +87,7 @@ def test_one_command_makes_one_traceable_row_and_a_second_repeats_nothing(place,
     assert result.reasons["landmark_error"] == "the method has no parts"
     assert result.track == "custom"  # the command line changed numbers
     assert len(result.history["loss"]) == 1
+    assert "loss_weights" not in result.details
     assert result.command.startswith("make bench METHOD=baseline DATASET=toybirds SEED=0 ARGS=")
     predictions = read_predictions(path.with_suffix(".parquet"))
     correct = predictions["predicted"] == predictions["target"]

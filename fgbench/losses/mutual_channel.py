@@ -206,7 +206,9 @@ class MutualChannelLoss(nn.Module):
         self.seed, self.stage, self.drawn = torch.initial_seed() % 2**63, stage, 0
 
     def draw(self, device: torch.device) -> tuple[Int[Tensor, "_ _"], ...]:
-        """The channels that this step keeps, drawn on the device."""
+        """The channels that this step keeps, drawn on the device; all of them outside of a training."""
+        if not self.training:
+            return tuple(torch.arange(size, device=device).expand(count, -1) for count, size in self.blocks)
         # Hashed into 32 bits: a CPU's generator takes no more of a seed, and seeds shall not share their streams.
         mixed = random.Random(f"{self.seed} {self.stage} {self.drawn}").getrandbits(32)
         generator = torch.Generator(device).manual_seed(mixed)
@@ -220,7 +222,7 @@ class MutualChannelLoss(nn.Module):
     def forward(
         self, maps: Float[Tensor, "b n u v"], target: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Discriminality and diversity, both to be minimised and not weighted; for training only."""
+        """Discriminality and diversity, both to be minimised and not weighted."""
         with torch.autocast(maps.device.type, enabled=False):
             z, h = peaks_of_classes(maps, self.blocks, self.draw(maps.device))
             return nn.functional.cross_entropy(z, target), self.spread(h).mean()

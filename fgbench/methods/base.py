@@ -138,7 +138,7 @@ class Method(LightningModule):
             raise ValueError(f"num_outputs is {num_outputs}; a dataset has at least one class or attribute")
         self.num_outputs, self.target, self.optim = num_outputs, target, optim
         self._diverged: Tensor | None = None  # (step or -1, loss, terms...) of this process' first non-finite loss
-        self._terms: tuple[str, ...] = ()
+        self.terms: Mapping[str, Tensor] = {}  # of the last step, the total loss first
 
     @classmethod
     def check_files(cls, arguments: Mapping[str, Any]) -> None:
@@ -155,6 +155,11 @@ class Method(LightningModule):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, and its named terms (detached) for the log."""
         raise NotImplementedError
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each term counts in the loss, for the result; empty where the method does not tell."""
+        return {}
 
     def explain(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Float[Tensor, "b u v"] | None:
         """The evidence for one class or attribute of each image, where a method tells them apart; else ``saliency``."""
@@ -250,10 +255,14 @@ class Method(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, logged without waiting for the device."""
         loss, terms = self.loss(batch)
-        named = {"loss": loss.detach(), **terms}
-        self.log_dict({f"train/{name}": value for name, value in named.items()}, batch_size=len(batch.image))
-        self._watch(named)
+        self.tell({"loss": loss.detach(), **terms}, len(batch.image))
+        self._watch(self.terms)
         return loss
+
+    def tell(self, terms: Mapping[str, Tensor], images: int) -> None:
+        """Log the terms of a step, and leave them here for what follows the training."""
+        self.terms = terms
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=images)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Output]:
         """The output; the scoring callback measures it."""
@@ -267,7 +276,6 @@ class Method(LightningModule):
 
     def _watch(self, terms: Mapping[str, Tensor]) -> None:
         """Remember the first non-finite loss on the device, and look every ``CHECK_EVERY`` steps."""
-        self._terms = tuple(terms)
         now = torch.stack([*(value.detach().float() for value in terms.values())])
         step = torch.full_like(now[:1], float(self.global_step))
         now = torch.cat([step, now])
@@ -291,7 +299,7 @@ class Method(LightningModule):
         bad = [(rank, row) for rank, row in enumerate(seen) if row[0] >= 0]
         if bad:
             rank, (step, *values) = min(bad, key=lambda item: item[1][0])
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self._terms, values, strict=True))
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.terms, values, strict=True))
             raise NonFiniteLossError(
                 f"the loss is not finite since epoch {self.current_epoch} (counted from 0), step {step:.0f}, "
                 f"process {rank}: {terms}. Nothing later was saved. "

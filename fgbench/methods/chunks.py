@@ -78,7 +78,7 @@ class Chunks(Method):
                 self._watch(terms)
                 totals = {name: totals.get(name, 0) + value for name, value in terms.items()}
         means = {name: value / self.steps_of(share) for name, value in totals.items()}
-        self.log_dict({f"train/{name}": value for name, value in means.items()}, batch_size=share)
+        self.tell(means, share)
         return means["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

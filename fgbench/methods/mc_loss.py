@@ -181,6 +181,12 @@ class MCLoss(Method):
             loss = self.total(loss, terms, maps, batch.target)
         return loss, terms
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Times its weight each, the terms are the total."""
+        weights = {"high_discriminality": self.discriminality, "high_diversity": self.diversity}
+        return {"classification": 1.0} | (weights if any(weights.values()) else {})
+
     def show(self, image: Float[Tensor, "b 3 h w"], index: Int[Tensor, " b"]) -> Output:
         """All evidence for any class of each image."""
         maps = self.stages(image)

@@ -177,6 +177,15 @@ class TDSA(MCLoss):
             self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return wide
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Times its weight each, the terms are the total."""
+        weights = super().loss_weights
+        if self.mid_weight and len(weights) > 1:
+            pair = {"mid_discriminality": self.discriminality, "mid_diversity": self.diversity}
+            weights |= {name: self.mid_weight * weight for name, weight in pair.items()}
+        return weights
+
     def total(
         self, loss: Tensor, terms: dict[str, Tensor], maps: tuple[Tensor, ...], target: Int[Tensor, " b"]
     ) -> Tensor:

@@ -176,6 +176,19 @@ def test_every_channel_is_kept_equally_often_and_steps_differ():
     torch.testing.assert_close(share, torch.full((3,), 2 / 3), atol=0.02, rtol=0)
 
 
+def test_outside_of_a_training_no_channel_is_left_out_and_nothing_is_drawn():
+    loss, maps, target = MutualChannelLoss(17, 5).eval(), torch.randn(3, 17, 4, 4).double(), torch.tensor([0, 4, 2])
+    everything = tuple(torch.arange(size).repeat(count, 1) for count, size in loss.blocks)
+    z, h = loop(maps, loss.blocks, everything)
+    entropy = nn.functional.cross_entropy(z, target)
+    sizes = torch.tensor([size for count, size in loss.blocks for _ in range(count)])
+    for _ in range(2):
+        found = loss(maps, target)
+        torch.testing.assert_close(found[0], entropy, check_dtype=False)
+        torch.testing.assert_close(found[1], (1 - h / sizes).mean(), check_dtype=False)
+    assert loss.drawn == 0
+
+
 def test_seeds_and_stages_draw_channels_of_their_own():
     def drawn(seed, stage):
         torch.manual_seed(seed)

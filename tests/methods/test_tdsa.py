@@ -7,7 +7,7 @@ from torch import nn
 from fgbench.cells import Cell
 from fgbench.config import resolve
 from fgbench.costs import count
-from fgbench.losses import ArcFace, CrossEntropy, MutualChannel
+from fgbench.losses import ArcFace, CrossEntropy, Focal, MutualChannel
 from fgbench.losses.mutual_channel import peaks_of_classes
 from fgbench.methods import METHODS, TDSA, MCLoss, Optim
 from fgbench.methods.mc_loss import channel_table, take_channels
@@ -173,6 +173,18 @@ def test_the_total_is_the_weighted_sum_of_its_terms():
     expected = t["classification"] + 1.5 * t["high_discriminality"] + 15 * t["high_diversity"]
     expected += 0.5 * (1.5 * t["mid_discriminality"] + 15 * t["mid_diversity"])
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("change", [{}, {"diversity": 3.0}, {"discriminality": 0.0, "diversity": 0.0}, {"loss": Focal}])
+@pytest.mark.parametrize(
+    ("kind", "more"), [(MCLoss, {}), (TDSA, {}), (TDSA, {"mid_weight": 0.25}), (TDSA, {"mid_weight": 0.0})]
+)
+def test_the_weights_that_a_result_states_are_those_of_the_total(kind, more, change):
+    method = make(kind, **more, **change)
+    loss, terms = terms_of(method, batch_of(6))
+    assert set(method.loss_weights) == set(terms)
+    total = sum(weight * terms[name] for name, weight in method.loss_weights.items())
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-5)
 
 
 def test_both_stages_leave_out_channels_of_their_own():
