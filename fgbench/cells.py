@@ -109,7 +109,10 @@ def _variant_file(cell: Cell, variant: str) -> Path:
         if (EXPERIMENTS / place).exists():
             if place.startswith("losses/") and "loss" not in _arguments(cell.method):
                 able = [name for name in available("methods") if "loss" in _arguments(name)]
-                raise UndefinedError(f"{cell.method} has a loss of its own and takes no LOSS; {', '.join(able)} do")
+                raise UndefinedError(
+                    f"{cell.method} has a classifier of its own, which its evidence is read from, and takes no LOSS; "
+                    f"{', '.join(able)} do"
+                )
             return EXPERIMENTS / place
     known = ", ".join([*variants(cell.dataset, cell.method), *available("losses")])
     raise UndefinedError(f"there is no variant {variant!r} of {cell}; known: {known}")

@@ -164,6 +164,12 @@ class Result:
         return self.method_name if self.explainer == "own" else f"{self.method_name} + {self.explainer}"
 
     @property
+    def last_epoch_accuracy(self) -> float | None:
+        """On what chose the checkpoint, percent, after the last epoch; None if that epoch itself is the checkpoint."""
+        curve = [] if self.selection == "last" else self.history.get("val_accuracy", [])
+        return curve[-1] if curve else None
+
+    @property
     def name(self) -> str:
         """Stem of the run's files."""
         return result_name(self.method, self.variant, self.config_digest, self.seed, self.explainer)

@@ -129,16 +129,21 @@ def test_the_page_has_a_row_per_setting_with_mean_and_deviation(tmp_path: Path) 
         make_result(**CUB, method="tasn", accuracy=1.0, selection="legacy_best_on_test"),
         tmp_path / "results",
     )
+    peeked = CUB | {"method": "ssn", "selection": "legacy_best_on_test", "accuracy": 0.5}
+    for seed, curve in enumerate(([0.25, 0.5, 0.125], [0.5, 0.25, 0.375])):
+        write_result(make_result(**peeked, seed=seed, history={"val_accuracy": curve}), tmp_path / "results")
     (tmp_path / "published.csv").write_text(PAPERS)
     leaderboard.rebuild(tmp_path)
     page = (tmp_path / "README.md").read_text()
     table = table_of(page, "cub200")
-    assert [row["method"] for row in table] == ["baseline", "region_grouping", "tasn"]
+    assert [row["method"] for row in table] == ["baseline", "region_grouping", "tasn", "ssn"]
     assert table[1]["accuracy %"] == f"83.00 ± {13**0.5:.2f}"
     assert table[1]["seeds"] == "3"
     assert table[0]["accuracy %"] == "99.00"
     assert table[0]["landmark error / floor %"] == "- / 30.00"
     assert table[2]["selection"] == "**chosen on the test set**"
+    assert table[3]["selection"] == "**chosen on the test set** (last epoch 0.25 ± 0.18)"
+    assert table[1]["selection"] == "last"
     assert "87.30" in page.split("<details>")[1]
     assert "87.30" not in page.split("<details>")[0]
     assert {row["column"] for row in table_of(page, "Columns of leaderboard.csv")} == {c.name for c in columns()}

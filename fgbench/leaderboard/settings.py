@@ -102,6 +102,13 @@ class Entry:
         """Whether its checkpoint was chosen without the test split."""
         return self.run.selection != "legacy_best_on_test"
 
+    @property
+    def selection(self) -> str:
+        """How the checkpoint was chosen; what was chosen on the test set says so, and what its last epoch has there."""
+        last = self.cell("last_epoch_accuracy")
+        beside = f" (last epoch {last})" if last else ""
+        return self.run.selection if self.honest else f"**chosen on the test set**{beside}"
+
     def summary(self, name: str) -> Summary | None:
         """A column over the seeds that have it; None if none has.
 

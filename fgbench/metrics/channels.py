@@ -13,7 +13,7 @@ smaller value, which is one minus their total variation; ``channel_overlap_<stag
 class's maps and over images. Lower means that the channels see different places. Left out: maps that are zero
 everywhere, their pairs, and images without a pair. It is not what the diversity term lowers: that one compares maps
 after a softmax over positions. Here networks trained with it overlap more than those with cross-entropy only (last map,
-rows of November 2026: 46 to 64 percent against 24 to 31).
+rows of November 2026: 41 to 64 percent against 24 to 31).
 
 *Definition, containment.* ``channel_containment``: of the sum of a finer map the share that lies where the map that it
 was searched in (bilinearly resized to the finer map's cells, half-pixel centres) is above half of its own maximum; mean

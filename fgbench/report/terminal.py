@@ -138,7 +138,10 @@ def _title(result: Result) -> str:
 
 
 def _setting(result: Result) -> str:
-    selection = result.selection if result.selection != "legacy_best_on_test" else "best epoch ON THE TEST SET"
+    selection, last = result.selection, result.last_epoch_accuracy
+    if selection == "legacy_best_on_test":
+        beside = "" if last is None else f" (the last epoch's accuracy: {last:.2f})"
+        selection = f"best epoch ON THE TEST SET{beside}"
     return (
         f"{result.backbone} ({result.weights}), {result.resolution} px, {result.epochs} epochs, "
         f"checkpoint: {selection}, {result.n_eval} test images"
