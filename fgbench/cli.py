@@ -99,7 +99,7 @@ def run_gallery(options: argparse.Namespace) -> int:
 
     with complaints():
         folders = options.only or find_runs(options.runs / options.dataset)
-        path = options.output or options.runs / options.dataset / "gallery.html"
+        path = options.output or folders[0].parent / "gallery.html"
         say = partial(print, file=sys.stderr)
         write_gallery(path, folders, options.examples, names(options.explain), say=say)
     print(path)

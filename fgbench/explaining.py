@@ -53,10 +53,9 @@ def fit(explained: Explained, data: BenchDataModule, device: torch.device) -> No
     if not count:
         return
     explained.to(device)
-    view = data.locate_view or data.test_view
 
     def images() -> Iterator[Tensor]:
-        for batch in some_images(data, "train", view, count):
+        for batch in some_images(data, "train", data.seen_view, count):
             yield explained.normalise(batch.image.to(device))
 
     explained.explainer.fit(explained.fresh or explained.method, images())

@@ -21,7 +21,7 @@ from PIL import Image
 
 from fgbench import run
 from fgbench.explain import ExplainerError, parse
-from fgbench.pictures import Trained, explained_by, load, shown_by, split_items
+from fgbench.pictures import VIEWS, Trained, explained_by, load, shown_by, split_items
 from fgbench.report.figures import Example, part_overlay, saliency_overlay, short
 from fgbench.result import from_json, write_atomically
 from fgbench.types import Batch
@@ -50,6 +50,7 @@ class Column:
     examples: Sequence[Example]
     cells: Sequence[Cell]
     key: tuple[str, tuple[int, ...]]  # data digest and images: columns of one page agree in it
+    cropped: bool = False  # for the test's accuracy, unlike what is seen here
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -129,9 +130,9 @@ def make_column(trained: Trained, explainer: str, items: Sequence[tuple[Batch, s
     method = trained.name.rsplit(".", 2)[0]  # without digest and seed
     title = method if explainer == run.OWN else f"{method} + {explainer}"
     key = (trained.data.digest(), tuple(example.image_id for example in found))
-    return Column(
-        str(trained.data.name), title, (trained.name, *lines), found, [_cell(example) for example in found], key
-    )
+    cells = [_cell(example) for example in found]
+    cropped = trained.data.seen_view != trained.data.test_view
+    return Column(str(trained.data.name), title, (trained.name, *lines), found, cells, key, cropped)
 
 
 def _cell(example: Example) -> Cell:
@@ -167,5 +168,5 @@ def page(columns: Sequence[Column]) -> str:
         for index, example in enumerate(columns[0].examples)
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        columns=columns, rows=rows, dataset=columns[0].dataset
+        columns=columns, rows=rows, dataset=columns[0].dataset, views=VIEWS if any(c.cropped for c in columns) else ""
     )

@@ -16,6 +16,13 @@ ROWS = (
 )
 
 
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
     parser = argparse.ArgumentParser(
@@ -82,9 +89,10 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """``fgbench explain`` and ``fgbench gallery``: pictures of what runs look at; ``fgbench tables``."""
     explain = verbs.add_parser("explain", help="what a run says of pictures, yours or the test split's, and why")
     explain.add_argument("--run", type=Path, required=True, help="runs/<dataset>/<name>, trained to its end")
-    explain.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help="your pictures, JPEG or PNG")
-    explain.add_argument("--examples", type=int, default=12, metavar="N", help="without --image: test images, spread "
-                         "evenly over the split; default: %(default)s")  # fmt: skip
+    own = "your pictures, JPEG or PNG; made no larger than the dataset's where its view does not resize"
+    explain.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help=own)
+    every = "without --image: test images, spread evenly over the split; default: %(default)s"
+    explain.add_argument("--examples", type=_count, default=12, metavar="N", help=every)
     explain.add_argument("--explainer", default="own", help="whose evidence is shown; default: the method's own")
     explain.add_argument("--output", type=Path, help="folder; default: pictures/<explainer> in the run's")
 
@@ -95,15 +103,15 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     gallery.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders; default: %(default)s")
     gallery.add_argument("--only", type=Path, nargs="+", default=[], metavar="RUN", help="these run folders, in order")
     gallery.add_argument("--explain", default="", metavar="A,B", help="further columns: explainers of each run")
-    gallery.add_argument("--examples", type=int, default=12, metavar="N", help="rows; default: %(default)s")
-    gallery.add_argument("--output", type=Path, help="default: <runs>/<dataset>/gallery.html")
+    gallery.add_argument("--examples", type=_count, default=12, metavar="N", help="rows; default: %(default)s")
+    gallery.add_argument("--output", type=Path, help="default: gallery.html beside the runs")
 
     probe = verbs.add_parser(
         "probe", help="stability, insertion and deletion, sanity check of a run: further forward passes, 1,000 images"
     )
     probe.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
     probe.add_argument("--explain", default="own,centre,random_map", metavar="A,B", help="default: %(default)s")
-    probe.add_argument("--steps", type=int, default=224, help="of insertion and deletion; default: %(default)s")
+    probe.add_argument("--steps", type=_count, default=224, help="of insertion and deletion; default: %(default)s")
     probe.add_argument("--compile", action="store_true", help="compile the network for them: half a minute more, then "
                        "two to three times the images per second on a CPU in bf16; needs a C++ compiler")  # fmt: skip
 

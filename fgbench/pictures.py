@@ -11,13 +11,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fgbench import config, explaining, prepare, run
@@ -42,6 +43,8 @@ from fgbench.types import Batch
 
 ANSWERS = 5  # classes or attributes with their probabilities
 NEIGHBOURS = 5  # training images beside each
+VIEWS = "seen as landmark error and pointing see it; accuracy is of another crop, where an answer can differ"
+LONGEST = 4  # times its width or height a person's picture may be long: views make its shorter side fit
 CHUNK = 16384  # embeddings that are compared at once
 
 
@@ -132,6 +135,7 @@ def explain(
     near = neighbours(trained, features.cpu())
     found = [replace(one, neighbours=near[index]) for index, one in enumerate(found)]
     title = trained.name + ("" if explainer == run.OWN else f" explained by {explainer}")
+    title += f"\n{VIEWS}" if trained.data.seen_view != trained.data.test_view else ""
     shown = [one.example for one in found]
     paths = [output / "sheet.png"]
     write_sheet(paths[0], shown, title)
@@ -182,17 +186,39 @@ def read_all(pictures: Sequence[Path]) -> list[np.ndarray]:
     return images
 
 
+def no_larger(image: UInt8[np.ndarray, "h w 3"], longest: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The picture with no side of more pixels than that."""
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    small: np.ndarray = cv2.resize(
+        image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
+    return small
+
+
 def own_items(trained: Trained, pictures: Sequence[Path], images: Sequence[np.ndarray]) -> list[tuple[Batch, str]]:
-    """Pictures of which nothing is known, through the test's view."""
+    """Pictures of which nothing is known, through the view that pictures of the dataset are seen in.
+
+    A view that does not resize sees them no larger than the dataset's largest image.
+    """
     from fgbench.data.augment import Augment
 
-    augment, items, problems = Augment(trained.data.locate_view or trained.data.test_view), [], []
+    augment, items, problems = Augment(trained.data.seen_view), [], []
     none, no = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
     attributes = trained.data.target == "attributes"
     target = torch.zeros(trained.data.num_outputs) if attributes else torch.tensor(0)
+    largest = int(trained.data.listing.stored_sizes().max()) if trained.data.seen_view.resize == "none" else None
     for path, image in zip(pictures, images, strict=True):
+        height, width = image.shape[:2]
+        if max(height, width) > LONGEST * min(height, width):
+            problems.append(
+                f"{path}: {width} x {height} pixels, too long for its width; cut out what it is a picture of"
+            )
+            continue
         try:
-            pixels, frame = augment(image)
+            pixels, frame = augment(image if largest is None else no_larger(image, largest))
         except ValueError as error:
             problems.append(f"{path}: {error}")
             continue
@@ -250,7 +276,7 @@ def contributions_of(trained: Trained, batch: Batch, logits: Float[Tensor, "1 k"
         return Contributions(reason=method.no_contributions)
     values = added[0].float().cpu().numpy()
     if method.contribution == "attention":
-        return Contributions(values, "share of the attention")
+        return Contributions(values, "share of the attention", float(values.sum()))
     whole = float(logits.amax())
     of = f" of {short(trained.data.label_names[int(index)], 18)}," if trained.data.target == "attributes" else ""
     return Contributions(values, f"of the logit{of} {whole:.2f}", whole)
@@ -272,17 +298,23 @@ def embeddings(trained: Trained, width: int) -> np.ndarray:
     rows = trained.data.listing.rows("train")
     with trained.checkpoint.open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    key = {"weights": weights, "data": trained.data.digest(), "images": len(rows)}
-    if note.exists() and path.exists() and json.loads(note.read_text()) == key:
-        known: np.ndarray = np.load(path, mmap_mode="r")
-        return known
+    key = {
+        "weights": weights,
+        "data": trained.data.digest(),
+        "images": len(rows),
+        "view": asdict(trained.data.seen_view),
+    }
+    with suppress(OSError, EOFError, ValueError):  # none there, or damaged: made anew
+        if json.loads(note.read_text()) == key:
+            known: np.ndarray = np.load(path, mmap_mode="r")
+            return known
     note.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         stored = np.lib.format.open_memmap(temporary, "w+", np.float16, (len(rows), width))
         at = dict(zip(trained.data.listing.image_id[rows].tolist(), range(len(rows)), strict=True))
         with trained.as_tested():
-            for batch in explaining.some_images(trained.data, "train", trained.data.test_view):
+            for batch in explaining.some_images(trained.data, "train", trained.data.seen_view):
                 image = trained.method.normalise(batch.image.to(trained.device))
                 stored[[at[i] for i in batch.image_id.tolist()]] = embed(trained.method, image).half().cpu().numpy()
         stored.flush()
@@ -309,10 +341,10 @@ def nearest(features: Float[Tensor, "b d"], stored: np.ndarray, count: int) -> t
 
 
 def neighbours(trained: Trained, features: Float[Tensor, "b d"]) -> list[list[Neighbour]]:
-    """The nearest training images of each, as the test's view shows them."""
+    """The nearest training images of each; all are seen in one view."""
     data = trained.data
     distances, at = nearest(features, embeddings(trained, features.shape[1]), NEIGHBOURS)
-    rows, seen = data.listing.rows("train"), data.dataset(data.test_view)
+    rows, seen = data.listing.rows("train"), data.dataset(data.seen_view)
     found = []
     for near, places in zip(distances.tolist(), at.tolist(), strict=True):
         items = [seen[int(rows[place])] for place in places]

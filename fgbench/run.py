@@ -44,6 +44,7 @@ from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_che
 from fgbench.scoring import Scoring
 
 OWN = "own"  # evidence of the method itself, not of an explainer
+RUN_KEYS = ("name", "command", "tree")  # of a run's config.yaml
 
 
 def run_phase(phase: str, folder: Path, explainer: str = OWN) -> int:
@@ -80,11 +81,23 @@ def hush() -> None:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """What ``bench`` wrote for the phases."""
+    """What ``bench`` wrote for the phases.
+
+    Raises:
+        FileNotFoundError: there is no such run.
+        RuntimeError: its file is damaged.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run; start it with: make bench METHOD=... DATASET=...")
-    return dict(yaml.safe_load(path.read_text()))
+    try:
+        found = dict(yaml.safe_load(path.read_text()))
+        missing = [key for key in RUN_KEYS if key not in found]
+    except (yaml.YAMLError, TypeError, ValueError):
+        missing = ["a mapping"]
+    if missing:
+        raise RuntimeError(f"{path}: damaged, it lacks {', '.join(missing)}; remove the run folder and run it again")
+    return found
 
 
 def read_trained(folder: Path) -> dict[str, Any]:
@@ -208,9 +221,10 @@ def test(folder: Path, run: dict[str, Any], explainer: str) -> None:
         shown = [example_of(item, data.label_names, shows) for item in items]
         if own:
             write_method_figures(folder, run["name"], method, items, shown, data)
-    write_sheet(place / "figures" / "examples.png", shown, run["name"] + ("" if own else f" explained by {explainer}"))
+    title = run["name"] + ("" if own else f" explained by {explainer}")
+    write_sheet(place / "figures" / "examples.png", shown, title)
     if shows.class_stages:
-        channel_figures.write_channels(folder / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], run["name"])
+        channel_figures.write_channels(place / "figures" / "channels.png", shown[:CHANNEL_EXAMPLES], title)
     result = make_result(folder, run, data, method, scoring.report, logger, explainer)
     if logger:
         wandb_report.log_outcome(logger, result, folder / "predictions.parquet", shown)

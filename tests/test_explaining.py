@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fgbench.backbones import Backbone, save_weights
 from fgbench.cells import Cell, ConfigError
 from fgbench.cli import main
 from fgbench.config import instantiate, resolve
+from fgbench.data import View
 from fgbench.predictions import read_predictions
 from fgbench.result import read_result
 
@@ -131,6 +133,24 @@ def test_two_processes_explain_like_one(cells, tmp_path):
         one = read_predictions(plan.run_folder / "explained/dff3" / name)
         two = read_predictions(folder / "explained/dff3" / name)
         assert all(np.array_equal(one[key], two[key], equal_nan=True) for key in one)
+
+
+def test_an_explainers_channels_are_drawn_beside_it_and_the_runs_own_stay(cells, tmp_path):
+    place = [f"--machine.{name}={tmp_path / name}" for name in ("data_root", "runs", "leaderboard")]
+    cell = Cell("mc_loss", "toybirds", overrides=(*SMALL, *place))
+    assert bench.bench([cell]) == 0
+    folder = resolve(cell).run_folder
+    own = (folder / "figures/channels.png").read_bytes()
+    assert bench.bench([cell], explainers=["random_weights"]) == 0
+    assert (folder / "figures/channels.png").read_bytes() == own
+    assert (folder / "explained/random_weights/figures/channels.png").read_bytes() != own
+
+
+def test_a_damaged_configuration_of_a_run_is_named(tmp_path):
+    for text in ("", "name: x", "a: [", "- 1"):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(RuntimeError, match=r"config\.yaml: damaged, it lacks .*; remove the run folder"):
+            run.read_run(tmp_path)
 
 
 def test_probes_of_two_processes_are_those_of_one_and_printed_once(cells, tmp_path):
@@ -355,6 +375,36 @@ def test_neighbours_are_those_of_a_loop_over_all_training_images(cells):
     note.write_text(note.read_text().replace('"weights": "', '"weights": "0'))
     pictures.embeddings(trained, query.shape[1])
     assert (plan.run_folder / "embeddings.npy").stat().st_mtime_ns != changed  # another checkpoint: made anew
+    for name, rest in (("embeddings.json", b"{"), ("embeddings.npy", b""), ("embeddings.npy", b"damaged")):
+        (plan.run_folder / name).write_bytes(rest)
+        np.testing.assert_array_equal(pictures.embeddings(trained, query.shape[1]), stored)
+
+
+def test_a_training_image_is_at_no_distance_from_itself_where_pictures_show_more_than_the_test(cells, monkeypatch):
+    _, (plan, *_), _ = cells
+    trained = pictures.load(plan.run_folder)
+    data, rows = trained.data, trained.data.listing.rows("train")
+    monkeypatch.setattr(data, "locate_view", View(resize="squash", size=64))
+    assert data.seen_view != data.test_view
+    item = data.shown()[int(rows[7])]
+    with trained.as_tested():
+        query = pictures.embed(trained.method, pictures.batch_of(trained, item).image)
+    near = pictures.neighbours(trained, query)[0]
+    assert near[0].distance == pytest.approx(0, abs=1e-3)
+    np.testing.assert_array_equal(near[0].image, item.image.permute(1, 2, 0).numpy())
+    (plan.run_folder / "embeddings.json").unlink()
+
+
+def test_own_pictures_are_no_larger_than_the_datasets_and_not_too_long(cells, files, tmp_path):
+    _, (plan, *_), _ = cells
+    trained = pictures.load(plan.run_folder)
+    assert trained.data.seen_view.resize == "none"
+    large, small = np.zeros((300, 600, 3), np.uint8), np.zeros((50, 40, 3), np.uint8)
+    items = pictures.own_items(trained, [Path("large.png"), Path("small.png")], [large, small])
+    longest = int(trained.data.listing.stored_sizes().max())
+    assert [tuple(item.image.shape[1:]) for item, _ in items] == [(longest // 2, longest), (50, 40)]
+    with pytest.raises(ValueError, match=r"long\.png: 300 x 10 pixels, too long for its width"):
+        pictures.own_items(trained, [Path("long.png"), Path("small.png")], [large[:10, :300], small])
 
 
 def test_nearest_in_pieces_is_nearest_at_once(monkeypatch):

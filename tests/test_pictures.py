@@ -65,7 +65,7 @@ def test_a_training_that_was_not_finished_is_not_compared(tmp_path):
 
 
 def test_own_pictures_have_no_number_of_an_image():
-    data = SimpleNamespace(locate_view=None, test_view=View(resize="squash", size=32), target="class")
+    data = SimpleNamespace(seen_view=View(resize="squash", size=32), target="class")
     images = [np.zeros((40, 50, 3), np.uint8)] * 2
     trained = object.__new__(pictures.Trained)
     trained.data = data

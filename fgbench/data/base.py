@@ -104,9 +104,14 @@ class BenchDataModule(Listed, LightningDataModule):
         """
         self._prepared, self._replaces = prepared, replaces_image
 
+    @property
+    def seen_view(self) -> View:
+        """In which parts and saliency are measured and pictures are made; accuracy is of the test's."""
+        return self.locate_view or self.test_view
+
     def shown(self) -> "ImageDataset":
         """All images as pictures show them, in the view that is searched for parts; with the rows that replace none."""
-        dataset = self.dataset(self.locate_view or self.test_view)
+        dataset = self.dataset(self.seen_view)
         return dataset if self._prepared is None or self._replaces else dataset.with_rows(self._prepared, False)
 
     def pictures(self, image_id: Int[ndarray, "*n"]) -> tuple[UInt8[ndarray, "*n h w 3"], Float[ndarray, "*n"]]:
@@ -191,7 +196,7 @@ class BenchDataModule(Listed, LightningDataModule):
 
     def fit_dataloader(self) -> DataLoader[Batch]:
         """What the landmark regressors are fitted on (mostly the train split): the locating view, in fixed order."""
-        return self.eval_loader("fit", self.locate_view or self.test_view)
+        return self.eval_loader("fit", self.seen_view)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split through the test view."""

@@ -48,7 +48,7 @@ def contact_sheet(
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the picture is a PNG, so its name must end in .png")
-    chosen = {"train": data.train_view, "test": data.test_view, "locate": data.locate_view or data.test_view}[view]
+    chosen = {"train": data.train_view, "test": data.test_view, "locate": data.seen_view}[view]
     dataset, names = data.dataset(chosen), data.landmark_names
     available = data.listing.rows(split)
     if not len(available):

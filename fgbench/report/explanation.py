@@ -19,6 +19,7 @@ from fgbench.report.figures import (
     Example,
     _draw_annotations,
     _draw_centres,
+    left_out,
     part_colours,
     part_overlay,
     plain_text,
@@ -146,13 +147,13 @@ def _draw_answers(axis: Axes, found: Explanation) -> None:
 def _draw_saliency(axis: Axes, found: Explanation) -> None:
     if found.example.saliency is not None:
         pixels = saliency_overlay(found.example.image, found.example.saliency)
-        _picture(axis, found.example, pixels, "saliency: bright is evidence")
+        _picture(axis, found.example, pixels, "saliency, least to most: bright is evidence")
 
 
 def _draw_parts(axis: Axes, found: Explanation) -> None:
     parts = found.example.parts
     if parts is not None:
-        _picture(axis, found.example, part_overlay(found.example.image, parts), "parts")
+        _picture(axis, found.example, part_overlay(found.example.image, parts), f"parts {left_out(parts)}".rstrip())
         _draw_centres(axis, parts, *found.example.image.shape[:2])
 
 

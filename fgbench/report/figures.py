@@ -107,8 +107,9 @@ def _interpolation(cells: int, pixels: int) -> Float[np.ndarray, "pixels cells"]
 def saliency_overlay(
     image: UInt8[np.ndarray, "h w 3"], saliency: Float[np.ndarray, "u v"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image, dark where the saliency is zero, through a colour map where it is high."""
+    """The image, dark where the saliency is least, through a colour map where it is more; dark if it is flat."""
     strength = resize(saliency[None], *image.shape[:2])[0]
+    strength = strength - float(strength.min())  # some methods' maps vary little above a high floor
     strength = np.clip(strength / max(float(strength.max()), 1e-12), 0, 1)[..., None]
     heat = colormaps["inferno"](strength[..., 0])[..., :3] * 255
     grey = image.mean(axis=2, keepdims=True) * 0.6
@@ -133,6 +134,11 @@ def shown_parts(parts: Float[np.ndarray, "p u v"]) -> Int[np.ndarray, " shown"]:
     """Numbers of the parts that a picture shows, in their order."""
     shown: np.ndarray = np.sort(np.argsort(-parts.max(axis=(1, 2)), kind="stable")[:MOST_PARTS])
     return shown
+
+
+def left_out(parts: Float[np.ndarray, "p u v"]) -> str:
+    """That a picture does not show all parts, if so."""
+    return f"{MOST_PARTS} of {len(parts)}, highest peaks" if len(parts) > MOST_PARTS else ""
 
 
 def centroids(parts: Float[np.ndarray, "p u v"], height: int, width: int) -> Float[np.ndarray, "p 2"]:
@@ -189,11 +195,11 @@ def _draw(axis: Axes, kind: str, example: Example) -> None:
         axis.set_title("\n".join(lines), fontsize=7, loc="left", color="black" if right else "#d55e00")
     elif kind == "saliency" and example.saliency is not None:
         axis.imshow(saliency_overlay(example.image, example.saliency))
-        axis.set_title("saliency\n", fontsize=7)
+        axis.set_title("saliency,\nleast to most", fontsize=7, loc="left")
     elif kind == "parts" and example.parts is not None:
         axis.imshow(part_overlay(example.image, example.parts))
         _draw_centres(axis, example.parts, height, width)
-        axis.set_title("parts\n", fontsize=7)
+        axis.set_title(f"parts\n{left_out(example.parts)}", fontsize=7, loc="left")
     axis.set_aspect(example.aspect)
     axis.set_xlim(-0.5, width - 0.5)  # annotations outside of the image must not shrink it
     axis.set_ylim(height - 0.5, -0.5)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fgbench import leaderboard
 from fgbench.leaderboard import Entry
-from fgbench.result import Result
+from fgbench.result import Result, ResultError
 
 PAPER = "Huang & Li, CVPR 2020"
 
@@ -44,34 +44,59 @@ TABLES = (
 
 
 def show(folder: Path, dataset: str | None = None, console: Console | None = None) -> None:
-    """Print the tables.
+    """Print the tables: the paper's as sections of one.
 
     Args:
         folder: the leaderboard's folder.
         dataset: measure on this one instead of the paper's, without published numbers.
         console: where to; the terminal if not given.
+
+    Raises:
+        ResultError: nothing was measured there; says what there is.
     """
     console = console or Console()
     results = leaderboard.read_results(folder).results
-    if dataset is not None:
-        for table in measured_tables(dataset, results):
-            console.print(table)
-        console.print(Text("means over the seeds; errors of their floor: the mean landmark, the image's centre"))
+    known = sorted({result.dataset for result in results})
+    if not known:
+        raise ResultError(f"{folder}: no result in {folder / leaderboard.RESULTS}; is it a leaderboard?")
+    if dataset is None:
+        console.print(paper_table(leaderboard.published(folder), results))
+        console.print(
+            Text("published: as the paper prints it. measured: rows of this leaderboard, the mean over seeds.")
+        )
         return
-    papers = leaderboard.published(folder)
+    if dataset not in known:
+        raise ResultError(f"{folder}: no result of dataset {dataset!r}; there are: {', '.join(known)}")
+    for table in measured_tables(dataset, results):
+        console.print(table)
+    console.print(Text("means over the seeds; errors of their floor: the mean landmark, the image's centre"))
+
+
+def paper_table(papers: pd.DataFrame, results: Sequence[Result]) -> Table:
+    """All three: in each section published rows, then measured ones."""
+    table = Table(title=f"{PAPER}: error, %", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("", "method", "network"):
+        table.add_column(heading, overflow="fold")
+    headings = max((printed.columns for printed in TABLES), key=len)
+    for heading, _ in headings:
+        table.add_column(heading, justify="right", overflow="fold")
     for printed in TABLES:
-        console.print(paper_table(printed, papers, results))
-    console.print(Text("published: as the paper prints it. measured: rows of this leaderboard, the mean over seeds."))
+        table.add_section()
+        table.add_row(f"Table {printed.number}", f"{printed.title} ({printed.dataset})")
+        keys = [key if (heading, key) in printed.columns else None for heading, key in headings]
+        measured = _entries(printed.dataset, results)
+        for cells in [*_published(printed, keys, papers), *_measured(printed, keys, measured)]:
+            table.add_row(*cells)
+        floors = {_text(entry.mean(f"{printed.metric[:-6]}_floor")) for entry in measured} - {""}
+        if floors:
+            what = "mean landmark" if printed.metric == "landmark_error" else "image's centre"
+            table.add_row(
+                "floors", f"{what}, of the measured rows", "", *[""] * (len(keys) - 1), ", ".join(sorted(floors))
+            )
+    return table
 
 
-def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result]) -> Table:
-    """One table: published rows, then measured ones."""
-    table = Table(
-        title=f"{PAPER}, Table {printed.number}: {printed.title} ({printed.dataset}), %", title_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    for heading in ("", "method", "network", *(name for name, _ in printed.columns)):
-        table.add_column(heading, justify="left" if heading in ("", "method", "network") else "right")
+def _published(printed: Printed, keys: Sequence[str | None], papers: pd.DataFrame) -> list[tuple[str, ...]]:
     tables = (printed.number, f"text {printed.number}.2") if printed.number == "4" else (printed.number,)
     rows: dict[str, dict[str, str]] = {}
     if len(papers):
@@ -81,22 +106,22 @@ def paper_table(printed: Printed, papers: pd.DataFrame, results: Sequence[Result
         for row in chosen[chosen["dataset"] == printed.dataset].to_dict("records"):
             cells = rows.setdefault(row["method"], {"network": row["backbone"], "px": row["resolution"]})
             cells[row["subset"]] = row["printed"]
-    for method, cells in rows.items():
-        values = [cells.get(key, "") for _, key in printed.columns]
-        table.add_row("published", method, _setting(cells["network"], cells["px"]), *values)
-    measured = _entries(printed.dataset, results)
-    for entry in measured:
-        values = [_text(_mean([value(run, printed.metric, key) for run in entry.runs])) for _, key in printed.columns]
+    return [
+        ("published", method, _setting(cells["network"], cells["px"]), *(cells.get(key, "") for key in keys))  # type: ignore[arg-type]
+        for method, cells in rows.items()
+    ]
+
+
+def _measured(printed: Printed, keys: Sequence[str | None], found: Sequence[Entry]) -> list[tuple[str, ...]]:
+    rows = []
+    for entry in found:
+        values = [
+            "" if key is None else _text(_mean([value(run, printed.metric, key) for run in entry.runs])) for key in keys
+        ]
         if any(values):
             network = _setting(entry.run.backbone, str(entry.run.resolution))
-            table.add_row("measured", _described(entry), network, *values)
-    floors = {_text(entry.mean(f"{printed.metric[:-6]}_floor")) for entry in measured} - {""}
-    if floors:
-        table.caption = (
-            f"floor of measured rows (mean landmark, image's centre), all classes: {', '.join(sorted(floors))}"
-        )
-        table.caption_justify = "left"
-    return table
+            rows.append(("measured", _described(entry), network, *values))
+    return rows
 
 
 def measured_tables(dataset: str, results: Sequence[Result]) -> list[Table]:

@@ -62,6 +62,19 @@ def test_saliency_is_bright_at_its_peak() -> None:
     assert drawn[0, -1] < drawn.max() / 3
 
 
+def test_a_map_that_varies_little_above_a_floor_is_seen_as_one_that_varies_much() -> None:
+    saliency = RNG.random((4, 6)).astype(np.float32)
+    saliency -= saliency.min()
+    under = image()
+    drawn = [figures.saliency_overlay(under, values).astype(int) for values in (saliency, 0.01 * saliency + 0.9)]
+    np.testing.assert_allclose(*drawn, atol=3)  # a colour map has 256 steps
+
+
+def test_a_picture_says_when_it_leaves_parts_out() -> None:
+    assert figures.left_out(np.zeros((12, 2, 2))) == ""
+    assert figures.left_out(np.zeros((13, 2, 2))) == "12 of 13, highest peaks"
+
+
 def test_constant_zero_and_many_parts_draw_without_warnings() -> None:
     with np.errstate(all="raise"):
         figures.saliency_overlay(image(), np.zeros((3, 3), np.float32))

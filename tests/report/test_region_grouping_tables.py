@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fgbench import leaderboard
 from fgbench.report import region_grouping_tables as tables
-from fgbench.result import Result, write_result
+from fgbench.result import Result, ResultError, write_result
 
 BOARD = Path(__file__).resolve().parents[2] / "leaderboard"
 
@@ -66,7 +66,18 @@ def test_measured_rows_are_means_over_seeds_with_the_explainer_named(board):
         ["measured", "baseline", "+", "dff", "(paper,", "2", "seeds)", "resnet101", "448", "px", "21.00", "22.00"]
     ]
     assert [row[-1] for row in rows if row is not dff[0]] == ["10.50", "10.25"]  # own first, then its explainers
-    assert ["floor", "of", "measured", "rows"] in [line[:4] for line in lines]
+    assert [line for line in lines if line[:1] == ["floors"]] == [
+        ["floors", "mean", "landmark,", "of", "the", "measured", "rows", "30.00"],
+        ["floors", "image's", "centre,", "of", "the", "measured", "rows", "9.50"],
+    ]
+    assert [line[1] for line in lines if line[:1] == ["Table"]] == ["2", "4", "6"]
+
+
+def test_where_nothing_was_measured_the_error_says_what_there_is(board):
+    with pytest.raises(ResultError, match=r"no result of dataset 'cub'; there are: cub200, inat2017"):
+        printed(board, "cub")
+    with pytest.raises(ResultError, match=r"nowhere: no result in .* is it a leaderboard"):
+        printed(board / "nowhere")
 
 
 def test_a_measured_row_of_a_part_of_the_images_says_so(board):
