@@ -9,7 +9,8 @@ one image already; a GPU waits for the launches of its kernels.
 
 ``--compile`` compiles the batched side, as ``fgbench probe --compile`` does; the compilation is not timed.
 
-Two threads of a CPU, MobileNetV2, 224 px, bf16: 1.5 times, compiled 3.8 times. Not yet run on a GPU.
+Two threads of a CPU, 224 px, bf16: MobileNetV2 1.5 times, compiled 3.5 to 4.0 times; compiled, SqueezeNet 1.1 has 2.0
+times and resnet_tiny 1.0, of which one image keeps the cores busy. Not yet run on a GPU.
 
 ``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] [--compile] ...``
 """
