@@ -43,7 +43,7 @@ from fgbench.types import Batch
 
 ANSWERS = 5  # classes or attributes with their probabilities
 NEIGHBOURS = 5  # training images beside each
-VIEWS = "seen as landmark error and pointing see it; accuracy is of another crop, where an answer can differ"
+VIEWS = "seen as landmark error and pointing see it;\naccuracy is of another crop, where an answer can differ"
 LONGEST = 4  # times its width or height a person's picture may be long: views make its shorter side fit
 CHUNK = 16384  # embeddings that are compared at once
 

@@ -147,7 +147,7 @@ def _draw_answers(axis: Axes, found: Explanation) -> None:
 def _draw_saliency(axis: Axes, found: Explanation) -> None:
     if found.example.saliency is not None:
         pixels = saliency_overlay(found.example.image, found.example.saliency)
-        _picture(axis, found.example, pixels, "saliency, least to most: bright is evidence")
+        _picture(axis, found.example, pixels, "saliency: bright is most")
 
 
 def _draw_parts(axis: Axes, found: Explanation) -> None:
