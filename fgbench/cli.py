@@ -119,13 +119,15 @@ def run_probe(options: argparse.Namespace) -> int:
     from lightning.pytorch.utilities import rank_zero_only
 
     from fgbench.measures import MEASURES
-    from fgbench.probing import probe
+    from fgbench.probing import notes, probe
     from fgbench.report.measures import show_probes
 
     with complaints():
         found = probe(options.folder, names(options.explain), options.steps, options.compile)
         better = {name: measure.better for name, measure in MEASURES.items()}
         rank_zero_only(show_probes)(options.folder.name, found, better)  # all processes of a run come here
+        for line in notes(found):
+            rank_zero_only(print)(line)
     return 0
 
 

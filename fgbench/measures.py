@@ -36,6 +36,8 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "nmi_landmarks": Measure(("landmarks", "parts")),
     "ari_landmarks": Measure(("landmarks", "parts")),
+    "nmi_landmarks_foreground": Measure(("landmarks", "parts")),
+    "ari_landmarks_foreground": Measure(("landmarks", "parts")),
     "part_consistency": Measure(("landmarks", "parts", "bound")),
     "part_consistency_agnostic": Measure(("landmarks", "parts", "agnostic")),
     "energy_pointing": Measure(("boxes", "saliency")),

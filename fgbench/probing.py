@@ -9,7 +9,7 @@ May import: every room below it, pictures. Must not import: cli. Reads: a run's 
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +238,22 @@ def probe(
         if trainer.is_global_zero:
             write_atomically(path, json.dumps(known, indent=1).encode())
     return known
+
+
+def notes(known: Mapping[str, Any]) -> list[str]:
+    """Lines for what the table of probes has no column for: floors of stability, and the sanity check's cascade.
+
+    Args:
+        known: what ``probes.json`` holds.
+    """
+    found = []
+    for explainer, entry in known.items():
+        below: dict[str, list[str]] = {}
+        for name, value in entry["numbers"].items():
+            base, _, level = name.partition("/")
+            if level:
+                below.setdefault(base, []).append(f"{level} {value:.2f}")
+        for base, values in below.items():
+            what = "with fresh weights down to" if base.startswith("sanity") else "floor"
+            found.append(f"{explainer}: {base.replace('_', ' ')}, {what}: {', '.join(values)}")
+    return found

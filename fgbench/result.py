@@ -29,8 +29,9 @@ SINCE = {  # columns that a file of an older schema lacks: the schema that broug
     "energy_kwh": 2,
 }
 EXPLAINED = (
-    "nmi_landmarks", "ari_landmarks", "part_consistency", "part_consistency_agnostic", "energy_pointing", "nmi_pixels",
-    "ari_pixels", "nmi_foreground", "ari_foreground", "part_iou", "part_pointing", "mask_iou", "energy_pointing_mask",
+    "nmi_landmarks", "ari_landmarks", "nmi_landmarks_foreground", "ari_landmarks_foreground", "part_consistency",
+    "part_consistency_agnostic", "energy_pointing", "nmi_pixels", "ari_pixels", "nmi_foreground", "ari_foreground",
+    "part_iou", "part_pointing", "mask_iou", "energy_pointing_mask",
 )  # fmt: skip
 """Scores whose absence has a reason, as that of a column has."""
 TRACK = (

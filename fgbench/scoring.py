@@ -348,6 +348,8 @@ class Scoring(Callback):
     def _reason(self, name: str) -> str:
         if name == "class_accuracy" and self.facts.target == "attributes":
             return "the dataset asks for attributes, not for classes"
+        if name.endswith("_landmarks_foreground"):
+            return self.reasons.get(name, "no image of the split shows a landmark that lies in one of the parts")
         return self.reasons.get(name, "no image of the split has what it takes (a visible landmark, a box)")
 
     def _names(self, metric: str, count: int) -> Sequence[str]:

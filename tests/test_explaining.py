@@ -164,7 +164,14 @@ def test_probes_of_two_processes_are_those_of_one_and_printed_once(cells, tmp_pa
     command = [sys.executable, "-m", "fgbench", "probe", str(folder), "--explain", ",".join(explainers), "--steps", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env={**os.environ, "COLUMNS": "200"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [done.stdout.count(text) for text in ("│ gradcam ", "│ random_parts3 ", "no sanity_rank: ")] == [1, 1, 1]
+    printed = (
+        "│ gradcam ",
+        "│ random_parts3 ",
+        "no sanity_rank: ",
+        "gradcam: sanity rank, with fresh",
+        "floor: redrawn",
+    )
+    assert [done.stdout.count(text) for text in printed] == [1, 1, 1, 1, 1]
     assert json.loads((folder / "probes.json").read_text()) == probing.probe(plan.run_folder, explainers, steps=3)
 
 

@@ -17,7 +17,7 @@ from fgbench.measures import PROBED
 from fgbench.methods import METHODS, DPNet, MCLoss, ProtoPNet, RegionGrouping
 from fgbench.methods.base import Optim
 from fgbench.metrics import consistency
-from fgbench.probing import Probes, cascade, compiled
+from fgbench.probing import Probes, cascade, compiled, notes
 from fgbench.result import EXPLAINED
 from fgbench.types import Batch
 
@@ -80,6 +80,10 @@ def test_a_probe_gives_a_number_or_a_reason_in_each_column(data):
     assert found["centre"].reasons.keys() == {"part_stability", "part_stability_agnostic"}
     assert centre["sanity_rank"] == centre["sanity_ssim"] == 100  # looks at no network
     assert 0 <= own["part_stability_agnostic"] <= 100
+    lines = notes({name: {"numbers": probes.numbers} for name, probes in found.items()})
+    assert f"own: part stability agnostic, floor: redrawn {own['part_stability_agnostic/redrawn']:.2f}" in lines
+    assert "centre: sanity rank, with fresh weights down to: all 100.00" in lines
+    assert len(lines) == 5  # and the correlation and the structure of either
     # an untrained network's chances hardly move: both areas are its confidence
     batch = next(iter(data.some_loader(rows, data.test_view)))
     with torch.no_grad():
@@ -95,6 +99,15 @@ TINY = {
     "ssn": SAMPLERS,
     "tasn": SAMPLERS,
 }
+
+
+def test_floors_and_the_cascade_are_printed_from_the_output_down():
+    numbers = {"part_stability": 91.25, "part_stability/redrawn": 80.0, "insertion": 3.0, "sanity_rank": 2.5}
+    numbers |= {"sanity_rank/head": 90.126, "sanity_rank/stage1": 40.0, "sanity_rank/all": 2.5}
+    assert notes({"own": {"numbers": numbers}, "gradcam": {"numbers": {"deletion": 1.0}}}) == [
+        "own: part stability, floor: redrawn 80.00",
+        "own: sanity rank, with fresh weights down to: head 90.13, stage1 40.00, all 2.50",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore")

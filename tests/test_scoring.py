@@ -11,8 +11,10 @@ from lightning import Callback, LightningModule, Trainer
 from sklearn.metrics import balanced_accuracy_score
 from torch.utils.data import DataLoader, Dataset
 
+from fgbench.explain import floors
 from fgbench.measures import HEADLINE, PLAIN
 from fgbench.measures import reasons as reasons_of
+from fgbench.metrics.consistency import PartStability, noise
 from fgbench.scoring import Scoring
 from fgbench.types import Batch, Output
 
@@ -42,6 +44,7 @@ class Images(Dataset):
             landmarks=landmarks,
             visible=torch.rand(3, generator=random) > 0.2,
             frame=torch.tensor([2.0, 0, 1, 0, 2, 3], dtype=torch.float64),
+            mask=torch.randint(0, 3, (HEIGHT, WIDTH), generator=random, dtype=torch.uint8),
         )
 
 
@@ -57,7 +60,8 @@ class Fake(LightningModule):
         grey = image.double().mean(1).unflatten(1, (4, 6)).unflatten(3, (6, 6)).mean((2, 4))
         parts = torch.stack([grey**8, (1 - grey) ** 8], 1).to(self.kind) if self.parts else None
         logits = (image[:, 0, 0, :CLASSES] * self.weight).to(self.kind)
-        return Output(logits, grey.to(self.kind) if self.saliency else None, parts)
+        own = torch.stack([(grey - level).abs() for level in (0.4, 0.5, 0.6)], 1).to(self.kind)
+        return Output(logits, grey.to(self.kind) if self.saliency else None, parts, bound_parts=own)
 
     def test_step(self, batch, batch_idx, dataloader_idx=0):
         return {"output": self(batch.image)}
@@ -118,14 +122,23 @@ SIZES = {"train": (41, 1000), "test": (37, 0), "val": (13, 5000)}
 
 
 class Save(Callback):
-    """The report and the rows of this process, from wherever it runs."""
+    """The report and the rows of this process, from wherever it runs; and stability, which probes measure."""
 
     def __init__(self, scoring, folder):
         self.scoring, self.folder = scoring, folder
+        self.stable = [PartStability(in_boxes=False), PartStability(True, False, "bound_parts")]  # large windows
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        if dataloader_idx:  # the test
+            noisy = pl_module(batch.image + 2 * noise(batch.image, batch.image_id))
+            for metric in self.stable:
+                points = [floors.random_parts(batch, 3, seed) for seed in (0, 1)]
+                metric.update(outputs["output"], noisy, batch, tuple(points))
 
     def on_test_end(self, trainer, pl_module):
         ids = self.scoring.writers["test"].column("image_id").tolist()
-        text = json.dumps([self.scoring.report, ids])
+        stable = {name: float(value) for metric in self.stable for name, value in metric.compute().items()}
+        text = json.dumps([self.scoring.report | {"stability": stable}, ids])
         (self.folder / f"{trainer.world_size}.{trainer.global_rank}.json").write_text(text)
 
 
@@ -148,7 +161,8 @@ def evaluate(known=None, roles=("fit", "test"), loaders=None, method=None, write
 @pytest.mark.filterwarnings("ignore")
 def test_one_two_and_three_processes_report_the_same_digits(tmp_path: Path):
     for processes in (1, 2, 3):  # neither 41 nor 37 divides
-        scoring = Scoring(facts(SIZES), PARTS, ("fit", "test"), writer=Rows())
+        known = facts(SIZES, mask_names=("head", "body"))
+        scoring = Scoring(known, PARTS, ("fit", "test"), writer=Rows(), bound_parts=3)
         runner = trainer(processes, [scoring, Save(scoring, tmp_path)])
         runner.test(Fake(), dataloaders=[loader(41, 1000), loader(37)], verbose=False)
     reports = {}
@@ -163,6 +177,11 @@ def test_one_two_and_three_processes_report_the_same_digits(tmp_path: Path):
     assert reports[1, 0]["n_eval"] == 37
     assert all(report == reports[1, 0] for report in reports.values())
     assert None not in reports[1, 0]["numbers"].values()
+    assert reports[1, 0]["reasons"] == {}  # masks and parts of classes among them
+    assert reports[1, 0]["scores"]["bound_part_units"] > 0
+    stable = reports[1, 0]["stability"]
+    assert 0 < stable["part_stability_agnostic"] < 100
+    assert 0 < stable["part_stability"] < 100
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -266,6 +285,19 @@ def test_images_without_any_box_leave_empty_numbers():
     report = evaluate(loaders=loaders)
     assert "no image of the split" in report["reasons"]["pointing_error"]
     assert "no image of the split" in report["reasons"]["landmark_error"]
+
+
+def test_landmarks_outside_of_all_parts_leave_agreement_inside_of_parts_empty_with_a_reason():
+    class Nothing(Fake):
+        def forward(self, image):
+            said = super().forward(image)
+            return said._replace(parts=torch.zeros_like(said.parts))
+
+    report = evaluate(method=Nothing())
+    for name in ("nmi_landmarks", "ari_landmarks"):
+        assert name in report["scores"]
+        assert f"{name}_foreground" not in report["scores"]
+        assert "lies in one of the parts" in report["reasons"][f"{name}_foreground"]
 
 
 def test_attributes_have_one_accuracy_and_no_class_accuracy():

@@ -28,7 +28,10 @@ anew for the noisy image. Points that look at nothing are perfectly stable; read
 *Deviations:* the network sees the protocol's view, not a crop to the box squashed to 224 pixels; the window is the
 same in units of the box. Maps are resized bilinearly, not bicubically, and windows are not cut to whole pixels.
 Class-bound parts are those of the predicted class, hence recognised images only; the code takes the labelled class's
-prototypes on all of its images. The code's noise is not seeded.
+prototypes on all of its images. The code's noise is not seeded. Stability pools all pairs of unit and image; the code
+takes each prototype's mean over its images first, then the mean of these, so that a class with few images (here: few
+that are recognised) counts as much as any other. The two differ as much as classes differ in size and in stability.
+Images of which no landmark is visible are left out of stability; in the code they are stable.
 
 *Exact:* counts (int64); rates are compared with 0.8 in whole numbers.
 """

@@ -7,8 +7,9 @@ output down, and the maps before and after compared.
 the network with fresh weights everywhere, equal values sharing their mean rank; mean over images. ``sanity_ssim``:
 structural similarity (Wang et al., 2004; Gaussian window of deviation 1.5) of the two maps, each moved and scaled to
 [0, 1], resized to 64 x 64. Both explain the class that the trained network predicts. Percent, nearer 0 is better: a
-map that stays (100) shows the image, not what was learned. ``details`` have the cascade: fresh weights outside of the
-backbone, then in its last stage too, and so on down.
+map that stays (100) shows the image, not what was learned. The cascade is in ``sanity_rank/<level>`` and
+``sanity_ssim/<level>``: fresh weights outside of the backbone (``head``), then in its last stage too, and so on down
+to ``all``, which is the number itself.
 
 *Left out:* from ``sanity_rank`` images of which a map is constant, NaN or infinite, counted in ``sanity_constant``; a
 constant map is 0 everywhere in ``sanity_ssim``. NaN: no image.

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from torch.nn.functional import interpolate, one_hot
@@ -13,7 +14,10 @@ from fgbench import measures
 from fgbench.data.toybirds import ToyBirds
 from fgbench.explain import floor_maps, floors
 from fgbench.metrics.base import BenchMetric
+from fgbench.metrics.consistency import PartStability
+from fgbench.metrics.landmark_error import LandmarkError
 from fgbench.metrics.masks import MaskedParts, MaskIoU, part_iou, saliency_iou
+from fgbench.metrics.pointing_game import PointingGame
 from fgbench.types import Output
 
 TRUE = len(ToyBirds.mask_names)
@@ -47,14 +51,18 @@ def told(batch):
     return Output(logits, (batch.mask > 0).float(), parts)
 
 
-def told_landmarks(batch):
-    """The oracle of landmarks: a map for each, whose only pixel is the landmark's."""
-    output = told(batch)
+def pixel_maps(batch):
+    """A map for each landmark, whose only pixel is the landmark's."""
     parts = torch.zeros(len(batch.image), batch.landmarks.shape[1], *batch.image.shape[2:])
     image, landmark = batch.visible.nonzero().T
     x, y = batch.landmarks[image, landmark].long().T
     parts[image, landmark, y, x] = 1
-    return output._replace(parts=parts)
+    return parts
+
+
+def told_landmarks(batch):
+    """The oracle of landmarks."""
+    return told(batch)._replace(parts=pixel_maps(batch))
 
 
 def look(batches, data, say, bound=False, bound_parts=0):
@@ -121,6 +129,72 @@ def test_the_oracle_of_a_classs_own_landmarks_reaches_100_beside_parts_that_all_
     assert found["part_consistency_agnostic"] == look(batches, data, told)["part_consistency_agnostic"]
     assert found["bound_part_units"] == 3 * 15
     assert found["part_consistency/random_parts"] < 20
+
+
+def test_the_innermost_pixel_of_each_bird_is_in_its_box_and_the_first_on_its_rim_may_not_be(birds):
+    _, batches = birds
+    inner, flat, outside, images = PointingGame(), PointingGame(), 0, 0
+    for batch in batches:
+        depth = np.stack([distance_transform_edt(mask) for mask in batch.mask.numpy()])
+        inner.update(inner.columns(told(batch)._replace(saliency=torch.from_numpy(depth).float()), batch), batch)
+        flat.update(flat.columns(told(batch), batch), batch)  # equal everywhere: the first pixel is the point
+        for mask, (x0, y0, x1, y1) in zip(batch.mask.numpy(), batch.boxes[:, 0].tolist(), strict=True):
+            row, col = np.argwhere(mask)[0] + 0.5
+            outside, images = outside + (not (x0 <= col <= x1 and y0 <= row <= y1)), images + 1
+    assert inner.compute()["pointing_error"] == 0
+    found = flat.compute()
+    assert float(found["pointing_error"]) == pytest.approx(100 * outside / images)
+    assert found["pointing_error_15px"] == 0
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_parts_that_stay_on_their_landmarks_under_noise_are_stable_and_others_are_not(birds, bound):
+    _, batches = birds
+    stay, move = PartStability(bound), PartStability(bound)
+    for batch in batches:
+        points = floors.random_parts(batch, 15, 0), floors.random_parts(batch, 15, 1)
+        said = told_landmarks(batch)
+        stay.update(said, said._replace(parts=said.parts / 2), batch, points)
+        move.update(said, said._replace(parts=said.parts.roll(7, 1)), batch, points)
+    found = stay.compute()
+    assert found[stay.name] == 100
+    hidden = 100 * float((~torch.cat([batch.visible for batch in batches])).float().mean())
+    assert float(found["part_stability_blank"]) == pytest.approx(hidden, abs=3)  # they point at the first pixel
+    assert move.compute()[move.name] < 50
+    assert found[f"{stay.name}/redrawn"] < 100
+
+
+def shared_maps(batch):
+    """A map for each landmark whose centre of mass is the landmark: the four nearest pixels share it."""
+    pixel = torch.arange(batch.image.shape[3])  # of a square
+    hats = (1 - (batch.landmarks.clamp(0.5, len(pixel) - 0.5)[..., None] - 0.5 - pixel).abs()).clamp(min=0)
+    return torch.einsum("blv,blu->bluv", hats[:, :, 0], hats[:, :, 1]) * batch.visible[..., None, None]
+
+
+def test_the_true_landmarks_have_no_error_but_that_of_the_pixels_that_say_them(fake_root):
+    """Where hidden ones are said to be costs nothing: each landmark's own centre is enough, and is right."""
+    data = ToyBirds(root=str(fake_root("toybirds")), num_classes=2, num_images=240, image_size=48, eval_batch_size=60)
+    data.prepare_data()
+    data.setup("test")
+    fit, test, found = list(data.fit_dataloader()), list(data.test_dataloader()), []
+    for say in (shared_maps, pixel_maps):
+        metric = LandmarkError(15, 15)
+        for batch in fit:
+            metric.fit_update(Output(torch.zeros(1, 1), parts=say(batch)), batch)
+        metric.fit()
+        for batch in test:
+            metric.update(metric.columns(Output(torch.zeros(1, 1), parts=say(batch)), batch), batch)
+        found.append({name: float(value) for name, value in metric.compute().items() if value.ndim == 0})
+    exact, rounded = (one["landmark_error"] for one in found)
+    rounding = []
+    for batch in test:
+        sides = batch.boxes[:, :1, 2:] - batch.boxes[:, :1, :2]
+        rounding.append(((batch.landmarks.floor() + 0.5 - batch.landmarks) / sides).norm(dim=-1)[batch.visible])
+    cost = 100 * float(torch.cat(rounding).mean())
+    assert sum(int((~batch.visible).sum()) for batch in test) > 100
+    assert exact < 0.01
+    assert cost / 2 < rounded < 2 * cost  # regressors from 30 noisy numbers
+    assert cost < found[1]["landmark_error/mean_landmark"] / 5
 
 
 def test_floors_score_what_they_should(birds):

@@ -95,29 +95,82 @@ def test_the_subset_is_every_kth_image_and_at_most_a_thousand(size, expected):
     assert chosen[0] == 0
 
 
-def test_what_is_told_where_the_bird_is_beats_noise_and_its_own_reverse(fake_root):
-    """The network's only evidence is the bird's pixels, so their masks are the best saliency."""
+def test_what_is_told_where_the_bird_is_beats_noise_and_noise_beats_its_reverse(fake_root):
+    """The network's only evidence is a texture on the bird's pixels, of which a blur leaves next to nothing.
+
+    So its probability is a function of the share ``m`` of the bird that is shown, and areas have closed forms: told the
+    bird, whose pixels are the share ``s`` of the image, ``m`` changes evenly within the first ``s`` of the steps.
+    """
     data = ToyBirds(root=str(fake_root("toybirds")), num_classes=3, num_images=36, image_size=48, eval_batch_size=9)
     data.prepare_data()
     data.setup("test")
     batch = next(iter(data.test_dataloader()))
     bird = (batch.mask > 0).float()
-    image = bird[:, None].expand(-1, 3, -1, -1).contiguous()  # white birds on what counts as nothing
+    texture = bird * (1 - 2 * (torch.arange(48)[:, None] + torch.arange(48)).remainder(2))  # a chessboard
+    image = texture[:, None].expand(-1, 3, -1, -1).contiguous()
     size = bird.sum((1, 2))
 
     def by_mass(shown, row):
-        mass = shown[:, 0].sum((1, 2)) / size[row]
+        mass = (shown[:, 0] * texture[row]).sum((1, 2)) / size[row]
         return torch.stack([8 * mass - 4, torch.zeros_like(mass)], 1)
 
     scores = {}
     noise = torch.rand(bird.shape, generator=torch.Generator().manual_seed(0))
     for name, saliency in (("told", bird), ("noise", noise), ("reverse", 1 - bird)):
-        found = curves(by_mass, image, torch.zeros(9, dtype=torch.int64), ranks(saliency, 48, 48), 24)
         metric = Perturbation()
-        metric.update(found)
+        metric.update(curves(by_mass, image, torch.zeros(9, dtype=torch.int64), ranks(saliency, 48, 48), 72))
         scores[name] = {key: float(value) for key, value in metric.compute().items()}
-    assert scores["told"]["deletion"] < scores["noise"]["deletion"] - 15
-    assert scores["noise"]["deletion"] < scores["reverse"]["deletion"] - 15
-    assert scores["told"]["insertion"] > scores["reverse"]["insertion"] + 1  # the blur alone shows most of the bird
-    # noise takes the bird away evenly: the area under 1 / (1 + exp(4 - 8 (1 - t))) is 1/2
-    assert scores["noise"]["deletion"] == pytest.approx(50, abs=2)
+    share = float(size.mean()) / 48**2
+    sure = 1 / (1 + np.exp(-4))  # of the whole bird; without it the rest, and 1/2 on the mean of an even way
+    best, worst = 100 * (share / 2 + (1 - share) * sure), 100 * (share / 2 + (1 - share) * (1 - sure))
+    for name, insertion, deletion in (("told", best, worst), ("noise", 50, 50), ("reverse", worst, best)):
+        assert scores[name]["insertion"] == pytest.approx(insertion, abs=2), name
+        assert scores[name]["deletion"] == pytest.approx(deletion, abs=2), name
+    assert best > 50 + 15
+    assert worst < 50 - 15
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 9999), st.integers(2, 6), st.integers(2, 6), st.booleans())
+def test_the_order_of_pixels_is_that_of_the_whole_in_a_crop_and_that_of_each_ones_copies_in_an_enlarged_map(
+    seed, height, width, ties
+):
+    """Of maps with a cell a pixel: resizing mixes the cells of a coarser one otherwise at a crop's border, or when
+    enlarged. Equal pixels are read in rows, as in a crop, but not as their copies. The two numbers themselves are not
+    invariant: a crop's margin takes steps of its own, and the blur, of whole pixels, is not enlarged in proportion.
+    """
+    random = torch.Generator().manual_seed(seed)
+    saliency = torch.rand(2, height, width, generator=random) + 0.1
+    saliency = (4 * saliency).ceil() if ties else saliency
+    whole = ranks(saliency, height, width)
+    top, left = seed % height, seed // height % width
+    kept = ranks(saliency[:, top:, left:], height - top, width - left).flatten(1)
+    before = whole[:, top:, left:].flatten(1)
+    for image in range(2):
+        assert kept[image].tolist() == [sum(before[image] < place).item() for place in before[image]]
+    margin = torch.nn.functional.pad(saliency, (3, 1, 2, 0))  # which says nothing
+    assert torch.equal(ranks(margin, height + 2, width + 4)[:, 2:, 3:-1], whole)
+    assert torch.equal(ranks(4 * saliency, height, width), whole)
+    if not ties:
+        doubled = saliency.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        copies = ranks(doubled, 2 * height, 2 * width).unflatten(2, (-1, 2)).unflatten(1, (-1, 2)) // 4
+        assert torch.equal(copies, whole[:, :, None, :, None].expand_as(copies))
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 9999), st.sampled_from([1, 2, 3, 6]))
+def test_deletion_of_an_enlarged_image_is_the_same_to_a_network_that_sees_no_difference(seed, steps):
+    """Where the steps divide the pixels; else a step takes the copies of a part of a pixel."""
+    random = torch.Generator().manual_seed(seed)
+    image, saliency = torch.randn(2, 3, 4, 6, generator=random), torch.rand(2, 4, 6, generator=random)
+    weights = torch.randn(2, 3, 4, 6, generator=random)
+
+    def shrinking(shown, row):
+        small = torch.nn.functional.adaptive_avg_pool2d(shown, (4, 6))
+        return torch.einsum("bchw,kchw->bk", small, weights).tanh()
+
+    index = shrinking(image, None).argmax(1)
+    large, map_of_it = (field.repeat_interleave(2, -2).repeat_interleave(2, -1) for field in (image, saliency))
+    found = curves(shrinking, image, index, ranks(saliency, 4, 6), steps)[0]
+    there = curves(shrinking, large, index, ranks(map_of_it, 8, 12), steps)[0]
+    torch.testing.assert_close(there, found, rtol=1e-4, atol=1e-5)

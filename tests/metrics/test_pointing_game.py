@@ -115,6 +115,35 @@ def test_a_frame_with_scale_shift_and_flip_changes_no_hit_but_the_unit_of_distan
     torch.testing.assert_close(plain["pointing_distance"] * scale, moved["pointing_distance"])
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 9999), st.sampled_from([1, 2, 3, 4]), st.integers(0, 2), st.integers(0, 2), st.booleans())
+def test_a_crop_of_what_says_nothing_changes_no_hit_and_no_distance(make_batch, seed, pixels, top, left, ties):
+    """Of whole cells, with at least one left that is zero (of cells of one pixel none is needed).
+
+    Beyond the outermost cells' centres a resized map is constant, so a crop through cells that say something makes a
+    peak beside its border wider, and another pixel of it the first. For the same reason a flip, or another size of the
+    input, moves the first pixel of a peak (by less than a cell), and no hit near a box's edge is safe from that.
+    """
+    random = torch.Generator().manual_seed(seed)
+    inner = torch.rand(4, 5, 7, generator=random) + 0.1
+    rest = 0 if pixels == 1 else 1
+    around = (2 + rest, 1 + rest, 2 + rest, rest)
+    saliency = torch.nn.functional.pad((3 * inner).ceil() if ties else inner, around)
+    height, width = pixels * saliency.shape[1], pixels * saliency.shape[2]
+    double = torch.tensor([[2.0, 0, 3, 0, 2, 5]], dtype=torch.float64).expand(4, 6)
+    batch = make_batch(4, seed=seed, height=height, width=width, frame=double)
+    shift = torch.tensor([left, top]) * pixels
+    frame = double.clone()
+    frame[:, [2, 5]] += 2 * shift
+    image = batch.image[:, :, pixels * top :, pixels * left :]
+    cut = batch._replace(image=image, boxes=batch.boxes - shift.repeat(2), frame=frame)
+    plain = PointingGame().columns(Output(LOGITS, saliency), batch)
+    moved = PointingGame().columns(Output(LOGITS, saliency[:, top:, left:]), cut)
+    torch.testing.assert_close(plain["pointing_distance"], moved["pointing_distance"], rtol=0, atol=1e-4)
+    clear = (plain["pointing_distance"][:, 0] - 1e-3).abs() > 2e-4  # float32 decides on the very edge
+    assert torch.equal(plain["hit"][clear], moved["hit"][clear])
+
+
 def test_distances_are_those_of_plain_geometry():
     boxes = torch.tensor([[[10.0, 10, 20, 30]]])
     points = torch.tensor([[[15.0, 20], [5, 20], [25, 35], [7, 6], [20, 30]]])
