@@ -153,6 +153,14 @@ def test_what_cannot_be_probed_is_refused_before_anything_is_loaded(options, mes
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", [["explain", "--run", "x"], ["gallery"]])
+@pytest.mark.parametrize("count", ["0", "-3", "many"])
+def test_so_many_examples_are_refused(verb, count, capsys):
+    with pytest.raises(SystemExit):
+        main([*verb, f"--examples={count}"])
+    assert f"--examples: {count!r} is not a whole number from 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", [["explain", "--run"], ["gallery", "--only"], ["probe"]])
 def test_a_run_that_is_not_there_is_named_in_a_line(verb, tmp_path):
     with pytest.raises(SystemExit, match=r"nowhere/config\.yaml: no such run; start it with: make bench"):
