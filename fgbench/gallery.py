@@ -21,7 +21,7 @@ from PIL import Image
 
 from fgbench import run
 from fgbench.explain import ExplainerError, parse
-from fgbench.pictures import VIEWS, Trained, explained_by, load, shown_by, split_items
+from fgbench.pictures import Trained, explained_by, load, shown_by, split_items
 from fgbench.report.figures import Example, part_overlay, saliency_overlay, short
 from fgbench.result import from_json, write_atomically
 from fgbench.types import Batch
@@ -168,5 +168,5 @@ def page(columns: Sequence[Column]) -> str:
         for index, example in enumerate(columns[0].examples)
     ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        columns=columns, rows=rows, dataset=columns[0].dataset, views=VIEWS if any(c.cropped for c in columns) else ""
+        columns=columns, rows=rows, dataset=columns[0].dataset, views=any(column.cropped for column in columns)
     )

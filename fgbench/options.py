@@ -89,7 +89,10 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     """``fgbench explain`` and ``fgbench gallery``: pictures of what runs look at; ``fgbench tables``."""
     explain = verbs.add_parser("explain", help="what a run says of pictures, yours or the test split's, and why")
     explain.add_argument("--run", type=Path, required=True, help="runs/<dataset>/<name>, trained to its end")
-    own = "your pictures, JPEG or PNG; made no larger than the dataset's where its view does not resize"
+    own = (
+        "your pictures, JPEG or PNG, one side at most 4 times the other (views that squash take any); made no larger "
+        "than the dataset's where its view does not resize"
+    )
     explain.add_argument("--image", type=Path, nargs="+", default=[], metavar="FILE", help=own)
     every = "without --image: test images, spread evenly over the split; default: %(default)s"
     explain.add_argument("--examples", type=_count, default=12, metavar="N", help=every)

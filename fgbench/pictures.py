@@ -44,7 +44,7 @@ from fgbench.types import Batch
 ANSWERS = 5  # classes or attributes with their probabilities
 NEIGHBOURS = 5  # training images beside each
 VIEWS = "seen as landmark error and pointing see it;\naccuracy is of another crop, where an answer can differ"
-LONGEST = 4  # times its width or height a person's picture may be long: views make its shorter side fit
+LONGEST = 4  # times its shorter side a person's picture may be long: views make that side fit
 CHUNK = 16384  # embeddings that are compared at once
 
 
@@ -135,14 +135,14 @@ def explain(
     near = neighbours(trained, features.cpu())
     found = [replace(one, neighbours=near[index]) for index, one in enumerate(found)]
     title = trained.name + ("" if explainer == run.OWN else f" explained by {explainer}")
-    title += f"\n{VIEWS}" if trained.data.seen_view != trained.data.test_view else ""
     shown = [one.example for one in found]
     paths = [output / "sheet.png"]
-    write_sheet(paths[0], shown, title)
+    seen = f"{title}\n{VIEWS}" if trained.data.seen_view != trained.data.test_view else title
+    write_sheet(paths[0], shown, seen)
     for one in found:
         name = Path(one.example.name).stem if one.example.name else f"image{one.example.image_id}"
         paths.append(free_path(output, name, paths))
-        write_explanation(paths[-1], one, title)
+        write_explanation(paths[-1], one, seen)
     if explainer == run.OWN:
         with trained.as_tested():
             write_method_figures(output, title, trained.method, [item for item, _ in items], shown, trained.data)
@@ -212,10 +212,9 @@ def own_items(trained: Trained, pictures: Sequence[Path], images: Sequence[np.nd
     largest = int(trained.data.listing.stored_sizes().max()) if trained.data.seen_view.resize == "none" else None
     for path, image in zip(pictures, images, strict=True):
         height, width = image.shape[:2]
-        if max(height, width) > LONGEST * min(height, width):
-            problems.append(
-                f"{path}: {width} x {height} pixels, too long for its width; cut out what it is a picture of"
-            )
+        if trained.data.seen_view.resize != "squash" and max(height, width) > LONGEST * min(height, width):
+            long = f"more than {LONGEST} times as long on one side as on the other"
+            problems.append(f"{path}: {width} x {height} pixels, {long}; cut out what it is a picture of")
             continue
         try:
             pixels, frame = augment(image if largest is None else no_larger(image, largest))

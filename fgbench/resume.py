@@ -119,7 +119,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The epoch's one wait for the device."""
-        means = trainer.strategy.reduce(self._sum / self._steps, reduce_op="mean")
+        means = trainer.strategy.reduce(self._sum / max(self._steps, 1), reduce_op="mean")
         epoch, found = trainer.current_epoch, dict(zip(self._names, means.tolist(), strict=True))
         accuracy = trainer.callback_metrics.get("val/accuracy")
         if accuracy is not None:

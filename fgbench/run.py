@@ -44,7 +44,7 @@ from fgbench.resume import History, RepeatableEpochs, WholeCheckpoints, find_che
 from fgbench.scoring import Scoring
 
 OWN = "own"  # evidence of the method itself, not of an explainer
-RUN_KEYS = ("name", "command", "tree")  # of a run's config.yaml
+RUN_KEYS = ("name", "cell", "digest", "sources", "command", "tree")  # of a run's config.yaml
 
 
 def run_phase(phase: str, folder: Path, explainer: str = OWN) -> int:

@@ -140,6 +140,11 @@ def test_an_explainers_channels_are_drawn_beside_it_and_the_runs_own_stay(cells,
     cell = Cell("mc_loss", "toybirds", overrides=(*SMALL, *place))
     assert bench.bench([cell]) == 0
     folder = resolve(cell).run_folder
+    result = read_result(next((tmp_path / "leaderboard/results").rglob("*.json")))
+    weights = result.details["loss_weights"]
+    assert set(weights) == set(result.history) - {"loss"} == {"classification", "high_discriminality", "high_diversity"}
+    total = sum(weight * result.history[name][0] for name, weight in weights.items())
+    assert result.history["loss"][0] == pytest.approx(total, rel=1e-4)
     own = (folder / "figures/channels.png").read_bytes()
     assert bench.bench([cell], explainers=["random_weights"]) == 0
     assert (folder / "figures/channels.png").read_bytes() == own
@@ -147,7 +152,11 @@ def test_an_explainers_channels_are_drawn_beside_it_and_the_runs_own_stay(cells,
 
 
 def test_a_damaged_configuration_of_a_run_is_named(tmp_path):
-    for text in ("", "name: x", "a: [", "- 1"):
+    whole = yaml.safe_dump(dict.fromkeys(run.RUN_KEYS, "x"), sort_keys=False)
+    (tmp_path / "config.yaml").write_text(whole)
+    assert run.read_run(tmp_path)["tree"] == "x"
+    torn = ["".join(whole.splitlines(keepends=True)[:lines]) for lines in range(len(run.RUN_KEYS))]
+    for text in (*torn, "a: [", "- 1"):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(RuntimeError, match=r"config\.yaml: damaged, it lacks .*; remove the run folder"):
             run.read_run(tmp_path)
@@ -410,7 +419,7 @@ def test_own_pictures_are_no_larger_than_the_datasets_and_not_too_long(cells, fi
     items = pictures.own_items(trained, [Path("large.png"), Path("small.png")], [large, small])
     longest = int(trained.data.listing.stored_sizes().max())
     assert [tuple(item.image.shape[1:]) for item, _ in items] == [(longest // 2, longest), (50, 40)]
-    with pytest.raises(ValueError, match=r"long\.png: 300 x 10 pixels, too long for its width"):
+    with pytest.raises(ValueError, match=r"long\.png: 300 x 10 pixels, more than 4 times as long"):
         pictures.own_items(trained, [Path("long.png"), Path("small.png")], [large[:10, :300], small])
 
 

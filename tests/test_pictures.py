@@ -34,6 +34,7 @@ def write_run(folder, selection, finished=True):
     """A run whose last checkpoint has biases of 1, and its best one of 2."""
     (folder / "checkpoints").mkdir(parents=True)
     content = {"name": folder.name, "command": "make bench METHOD=x", "tree": {"selection": selection, "data": "d"}}
+    content |= {"cell": {}, "digest": "", "sources": []}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     for name, value in (("last", 1.0), ("best", 2.0)):
         state = make()[1].state_dict() | {"classifier.bias": torch.full((2,), value)}

@@ -276,6 +276,7 @@ class Method(LightningModule):
 
     def _watch(self, terms: Mapping[str, Tensor]) -> None:
         """Remember the first non-finite loss on the device, and look every ``CHECK_EVERY`` steps."""
+        self.terms = terms
         now = torch.stack([*(value.detach().float() for value in terms.values())])
         step = torch.full_like(now[:1], float(self.global_step))
         now = torch.cat([step, now])

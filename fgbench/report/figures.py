@@ -109,8 +109,11 @@ def saliency_overlay(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image, dark where the saliency is least, through a colour map where it is more; dark if it is flat."""
     strength = resize(saliency[None], *image.shape[:2])[0]
+    most = float(strength.max())
     strength = strength - float(strength.min())  # some methods' maps vary little above a high floor
-    strength = np.clip(strength / max(float(strength.max()), 1e-12), 0, 1)[..., None]
+    spread = float(strength.max())
+    flat = spread <= 1e-6 * abs(most)  # what resizing makes of a constant
+    strength = (np.zeros_like(strength) if flat else strength / spread)[..., None]
     heat = colormaps["inferno"](strength[..., 0])[..., :3] * 255
     grey = image.mean(axis=2, keepdims=True) * 0.6
     alpha = 0.75 * strength

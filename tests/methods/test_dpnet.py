@@ -16,6 +16,7 @@ from fgbench.backbones import ARCHITECTURES
 from fgbench.explain import gradients
 from fgbench.layers.regions import draw_boxes
 from fgbench.methods import DPNet, Optim
+from fgbench.methods.base import NonFiniteLossError
 from fgbench.passes import TrainingPass
 from fgbench.types import Batch
 
@@ -393,6 +394,14 @@ def test_constraints_reach_the_loss_with_their_weights():
     assert terms["balance"] > 0
     assert not any(term.requires_grad for term in terms.values())
     assert make(classifier_init="class").classifier.weight[0].tolist() == [1, 1, -0.5, -0.5, -0.5, -0.5]
+
+
+def test_a_loss_that_is_not_finite_inside_the_first_chunk_is_named(monkeypatch):
+    monkeypatch.setattr("fgbench.methods.base.CHECK_EVERY", 1)
+    batch = planted()[0]
+    method = make()
+    with pytest.raises(NonFiniteLossError, match="step 1, process 0: loss nan, classification nan"):
+        train(method, batch._replace(prepared=batch.prepared * torch.nan), epochs=1)
 
 
 def test_a_step_that_the_processes_cannot_share_is_refused(monkeypatch):

@@ -70,6 +70,12 @@ def test_a_map_that_varies_little_above_a_floor_is_seen_as_one_that_varies_much(
     np.testing.assert_allclose(*drawn, atol=3)  # a colour map has 256 steps
 
 
+@pytest.mark.parametrize("value", [0.3, 1 / 49, 0.7123, 0.0])
+def test_a_flat_map_is_dark_everywhere(value: float) -> None:
+    drawn = figures.saliency_overlay(np.full((50, 70, 3), 100, np.uint8), np.full((7, 7), value, np.float32))
+    assert drawn.max() <= 61
+
+
 def test_a_picture_says_when_it_leaves_parts_out() -> None:
     assert figures.left_out(np.zeros((12, 2, 2))) == ""
     assert figures.left_out(np.zeros((13, 2, 2))) == "12 of 13, highest peaks"

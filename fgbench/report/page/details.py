@@ -21,6 +21,7 @@ SHARED = (
     "gflops", "config", "config_digest", "data_digest",
 )  # fmt: skip
 PER_RUN = ("device_name", "devices", "commit", "versions", "date", "wandb_url")
+WEIGHTS = "loss_weights"  # of the terms of the loss: no results
 TITLES = {
     "recall": "accuracy by class, %",
     "group_accuracy": "accuracy by super-category, %",
@@ -45,7 +46,7 @@ def table_details(rows: Sequence[Entry], texts: Texts) -> dict[str, Any]:
     names: dict[str, list[str]] = {}
     for entry in rows:
         for metric, values in entry.run.details.items():
-            if not metric.endswith("_count"):
+            if metric != WEIGHTS and not metric.endswith("_count"):
                 names.setdefault(metric, list(values))
     order = [*(metric for metric in TITLES if metric in names), *(metric for metric in names if metric not in TITLES)]
     by = {metric: {"title": TITLES.get(metric, metric.replace("_", " ")), "names": names[metric]} for metric in order}
@@ -57,7 +58,7 @@ def _entry(entry: Entry, names: dict[str, list[str]], texts: Texts) -> dict[str,
     return {
         "name": entry.name,
         "label": entry.label,
-        "facts": {name: texts(_text(getattr(run, name))) for name in SHARED if getattr(run, name) not in (None, "")},
+        "facts": {name: texts(_text(value)) for name, value in _shared(run).items() if value not in (None, "")},
         "reasons": {name: texts(why) for name, why in run.reasons.items()},
         "floors": {metric: {name: round(value, 2) for name, value in found.items()}
                    for metric, found in run.floors.items()},
@@ -74,6 +75,11 @@ def _means(entry: Entry, metric: str, names: Sequence[str]) -> list[float | None
         values = [table[name] for table in tables if name in table]
         found.append(round(statistics.fmean(values), 2) if values else None)
     return found
+
+
+def _shared(run: Result) -> dict[str, Any]:
+    weights = {WEIGHTS: run.details[WEIGHTS]} if WEIGHTS in run.details else {}
+    return {name: getattr(run, name) for name in SHARED} | weights
 
 
 def _run(run: Result, texts: Texts) -> dict[str, Any]:
