@@ -167,7 +167,7 @@ def test_parts_that_stay_on_their_landmarks_under_noise_are_stable_and_others_ar
 def shared_maps(batch):
     """A map for each landmark whose centre of mass is the landmark: the four nearest pixels share it."""
     pixel = torch.arange(batch.image.shape[3])  # of a square
-    hats = (1 - (batch.landmarks.clamp(0.5, len(pixel) - 0.5)[..., None] - 0.5 - pixel).abs()).clamp(min=0)
+    hats = (1 - (batch.landmarks[..., None] - 0.5 - pixel).abs()).clamp(min=0)
     return torch.einsum("blv,blu->bluv", hats[:, :, 0], hats[:, :, 1]) * batch.visible[..., None, None]
 
 
@@ -176,7 +176,12 @@ def test_the_true_landmarks_have_no_error_but_that_of_the_pixels_that_say_them(f
     data = ToyBirds(root=str(fake_root("toybirds")), num_classes=2, num_images=240, image_size=48, eval_batch_size=60)
     data.prepare_data()
     data.setup("test")
-    fit, test, found = list(data.fit_dataloader()), list(data.test_dataloader()), []
+
+    def sayable(batch):  # no centre of mass lies within half a pixel of the image's edge
+        return batch._replace(visible=batch.visible & ((batch.landmarks - 24).abs() <= 23.5).all(-1))
+
+    fit, test = (list(map(sayable, loader)) for loader in (data.fit_dataloader(), data.test_dataloader()))
+    found = []
     for say in (shared_maps, pixel_maps):
         metric = LandmarkError(15, 15)
         for batch in fit:
