@@ -3,9 +3,8 @@
 Both in one run, alternating, on the same images and saliency, in the same precision, on as many threads. One at a time
 is how the method's authors evaluate: each step of each image is perturbed on the CPU and is a forward pass of its own.
 
-Both make the same number of forward passes, so where the network is all that takes time the ratio is that of two
-numbers which are printed too: milliseconds per image of a pass of one image, and of a pass of many. A CPU is busy with
-one image already; a GPU waits for the launches of its kernels.
+Both make the same number of forward passes. A CPU is busy with one image already, unless the network is small; a GPU
+waits for the launches of its kernels.
 
 ``--compile`` compiles the batched side, as ``fgbench probe --compile`` does; the compilation is not timed.
 
@@ -25,7 +24,8 @@ from clock import seconds
 from torch import Tensor, nn
 
 from fgbench.backbones import Backbone
-from fgbench.metrics.perturbation import STEPS, blurred, curves, images_at_once, ranks
+from fgbench.machine import keep_memory
+from fgbench.metrics.perturbation import STEPS, Perturbed, blurred, curves, images_at_once, ranks
 from fgbench.probing import compiled
 
 
@@ -46,10 +46,25 @@ class Classifier(nn.Module):
         return logits
 
 
+def answer(network: nn.Module, shown: Perturbed) -> Tensor:
+    """As a probe asks a method."""
+    logits: Tensor = network(shown.image())
+    return logits
+
+
+def settle(network: nn.Module, image: Tensor) -> None:
+    """Means and variances of batch norm from these images: without, an untrained network says the same of all."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()(image)
+    network.eval()
+
+
 def one_at_a_time(network: nn.Module, image: Tensor, saliency: Tensor, steps: int, device: torch.device) -> np.ndarray:
     """The curves of one image, as a loop over steps."""
     height, width = image.shape[2:]
-    order = ranks(saliency, height, width).flatten().argsort().cpu().numpy()
+    order = ranks(saliency[None], height, width).flatten().argsort().cpu().numpy()
     index, fuzzy = int(network(image.to(device)).argmax()), blurred(image)
     found = []
     for start, end in ((image, torch.zeros_like(image)), (fuzzy, image)):
@@ -72,52 +87,56 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--at-once", type=int, help="perturbed images in a pass; default: what probes take")
+    parser.add_argument("--at-once", type=int, help="most perturbed images in a pass; default: what probes take")
+    parser.add_argument("--alone", type=int, default=1, help="how many images of the batch one at a time")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU, for both sides; default: torch's own choice")
     parser.add_argument("--precision", default="32", choices=("32", "bf16"), help="autocast, for both sides")
     parser.add_argument("--compile", action="store_true", help="the batched side's network")
     options = parser.parse_args()
+    keep_memory()  # as every run does
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     network = Classifier(options.arch).eval().to(device)
     image = torch.randn(options.batch, 3, options.size, options.size)
-    at_once = options.at_once or images_at_once(image.to(device))
+    settle(network, image.to(device))
     saliency = torch.rand(options.batch, 14, 14)
-    shared_network = compiled(network) if options.compile else network
-    many = torch.randn(at_once, 3, options.size, options.size, device=device)
+    ask = compiled(answer) if options.compile else answer
     found: dict[str, np.ndarray] = {}
 
     def alone() -> None:
-        found["one"] = one_at_a_time(network, image[:1], saliency[:1], options.steps, device)
+        loops = [
+            one_at_a_time(network, image[row : row + 1], saliency[row], options.steps, device)
+            for row in range(options.alone)
+        ]
+        found["one"] = np.stack(loops, 1)
 
     def together() -> None:
         there = image.to(device)
         index = network(there).argmax(1)
         rank = ranks(saliency.to(device), options.size, options.size)
-        chances = curves(lambda shown, row: shared_network(shown), there, index, rank, options.steps, at_once)
+        chances = curves(lambda shown, row: ask(network, shown), there, index, rank, options.steps, options.at_once)
         found["many"] = chances.cpu().numpy()
 
-    works: list[tuple[Callable[[], object], int]] = [
-        (alone, 1),
-        (together, options.batch),
-        (lambda: network(many[:1]), 1),
-        (lambda: shared_network(many), at_once),
-    ]
+    works: list[tuple[Callable[[], object], int]] = [(alone, options.alone), (together, options.batch)]
     taken: list[list[float]] = [[] for _ in works]
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         for _ in range(options.rounds + 1):
             for times, (work, images) in zip(taken, works, strict=True):
                 times.append(seconds(work, device) / images)
-    one, batched, single, shared = (statistics.median(times[1:]) for times in taken)
+    one, batched = (statistics.median(times[1:]) for times in taken)
+    passes = 2 * (options.steps + 1)
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision}, "
           f"{'compiled' if options.compile else 'eager'}, on {device} ({threads})")  # fmt: skip
     print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: {one / batched:.1f} times "
-          f"(at least 5); curves differ by {np.abs(found['many'][:, 0] - found['one']).max():.1e}")  # fmt: skip
-    print(f"the forward pass alone, per image: {1000 * single:.1f} ms of one, {1000 * shared:.1f} ms of "
-          f"{at_once}: {single / shared:.1f} times")  # fmt: skip
+          f"(at least 5)")  # fmt: skip
+    at_once = options.at_once or images_at_once(image.to(device))
+    print(f"a forward pass with its perturbation, per image: {1000 * one / passes:.2f} ms of one, "
+          f"{1000 * batched / passes:.2f} ms of {at_once} at most")  # fmt: skip
+    print(f"curves from {found['one'].min():.4f} to {found['one'].max():.4f}, differ by "
+          f"{np.abs(found['many'][:, : options.alone] - found['one']).max():.1e}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,27 +5,29 @@ of the others.
 A run folder holds all that a killed run needs to go on where it stopped; a cell whose result is in the leaderboard is
 skipped.
 
-May import: cells, config, explain, result, leaderboard, report. Must not import: run, scoring (the phases do).
+May import: cells, config, explain, machine, result, leaderboard, report. Must not import: run, scoring (the phases do).
 Reads: results. Writes: run folders, results, the leaderboard's tables.
 """
 
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from fgbench import leaderboard
 from fgbench.cells import ROOT, Cell, ConfigError, UndefinedError
-from fgbench.config import Resolved, check_processes, has_preparation, is_customised, resolve, why_undefined
+from fgbench.config import Resolved, check_processes, has_preparation, is_customised, resolve, takes_gpus, why_undefined
 from fgbench.explain import ExplainerError, parse
+from fgbench.machine import imitates_bf16
 from fgbench.report import terminal
 from fgbench.result import ResultError, from_json, read_result, write_atomically, write_result
 
@@ -63,7 +65,7 @@ def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str
     Raises:
         ConfigError: if any cell cannot be configured, or there is no such explainer; then none has started.
     """
-    plans = resolve_all(cells)
+    plans = [suited(plan) for plan in resolve_all(cells)]
     try:
         for name in explainers:
             parse(name)
@@ -113,6 +115,24 @@ def resolve_all(cells: Sequence[Cell]) -> list[Resolved]:
     for cell, (reason, _) in left_out.items():
         say(f"left out: {cell}: {' '.join(reason.split())}")
     return plans
+
+
+def suited(plan: Resolved) -> Resolved:
+    """The plan for this machine: in 32 bits where its files ask for bfloat16 and a CPU would only imitate it.
+
+    It is then as if the command line had asked for it: the row says so, and so does the command that makes it again. A
+    precision that was asked for stays, and so does a cell that has a row, or a run here.
+    """
+    asked = any(re.match(r"--(config|trainer|trainer\.precision)(=|$)", word) for word in plan.cell.overrides)
+    if plan.tree["trainer"]["precision"] != "bf16-mixed" or asked or takes_gpus(plan.machine) or not imitates_bf16():
+        return plan
+    if row_of(plan).exists() or plan.run_folder.exists():
+        return plan
+    say(
+        f"{plan.cell}: this CPU has no bfloat16 and would take about ten times as long to imitate it, so this is a run "
+        "of its own, in 32 bits; to imitate it: --trainer.precision bf16-mixed"
+    )
+    return resolve(replace(plan.cell, overrides=(*plan.cell.overrides, "--trainer.precision", "32-true")))
 
 
 def row_of(plan: Resolved, explainer: str = "") -> Path:

@@ -148,8 +148,12 @@ def count_workers(workers: int | None, devices: int | None) -> int:
 
 def count_devices(machine: Machine) -> int:
     """Training processes per machine: as asked, or one for each GPU that may be taken, or one."""
-    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
-    return machine.devices or (torch.cuda.device_count() if gpu else 1)
+    return machine.devices or (torch.cuda.device_count() if takes_gpus(machine) else 1)
+
+
+def takes_gpus(machine: Machine) -> bool:
+    """Whether training runs on GPUs."""
+    return machine.accelerator != "cpu" and torch.cuda.is_available()
 
 
 @cache

@@ -51,9 +51,9 @@ def cascade(method: nn.Module, fresh: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def answer(method: Any, batch: Batch) -> Tensor:
-    """Logits as in the test."""
-    logits: Tensor = method.respond(batch).logits
+def answer(method: Any, known: Batch, shown: perturbation.Perturbed) -> Tensor:
+    """Logits as in the test, of perturbed images of which all else that a batch has is known."""
+    logits: Tensor = method.respond(known._replace(image=shown.image())).logits
     return logits
 
 
@@ -173,11 +173,12 @@ class Probes(Callback):
         saliency = torch.zeros_like(batch.image[:, 0, :1, :1]) if said.saliency is None else said.saliency.float()
         rank = perturbation.ranks(saliency, *batch.image.shape[2:])
 
-        def classify(image: Tensor, row: Tensor) -> Tensor:
+        known = batch._replace(image=batch.image_id, mask=batch.image_id)  # large, and not asked for
+
+        def classify(shown: perturbation.Perturbed, row: int) -> Tensor:
             """As in the test: the perturbed images of an image have its number, and whatever else is known of it."""
-            known = batch._replace(image=batch.image_id, mask=batch.image_id)  # large, and not asked for
-            repeated = Batch(*(field[row] for field in known))
-            return self.answer(method, repeated._replace(image=image, mask=NOTHING))
+            fields = (field[row].expand(len(shown.counts), *field.shape[1:]) for field in known)
+            return self.answer(method, Batch(*fields)._replace(mask=NOTHING), shown)
 
         return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps)
 

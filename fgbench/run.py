@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, ProgressBar
@@ -32,6 +31,7 @@ from fgbench.data.base import BenchDataModule
 from fgbench.examples import CHANNEL_EXAMPLES, choose_items, example_of, write_method_figures
 from fgbench.explain import Explained
 from fgbench.layers.batchnorm import convert_sync_batchnorm
+from fgbench.machine import keep_memory
 from fgbench.methods import Method
 from fgbench.passes import TrainingPass
 from fgbench.predictions import PredictionsWriter, join_predictions, merge_predictions
@@ -357,8 +357,9 @@ def export_weights(folder: Path, file: Path, whole: bool = False) -> None:
 
 def make_trainer(tree: dict[str, Any], folder: Path, callbacks: list[Callback], logger: Logger | None) -> Trainer:
     """Lightning's Trainer: all GPUs, or the asked number of processes on CPU."""
+    keep_memory()
     machine, training = Machine(**tree["machine"]), tree["trainer"]
-    gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    gpu = config.takes_gpus(machine)
     if machine.accelerator == "gpu" and not gpu:
         raise RuntimeError("machine.accelerator is gpu and torch sees none; use --machine.accelerator cpu")
     devices = config.count_devices(machine)

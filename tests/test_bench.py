@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,7 @@ SMALL = [
     *("--data.init_args.num_images", "100", "--data.init_args.num_classes", "5", "--data.init_args.image_size", "96"),
     *("--data.init_args.batch_size", "8", "--data.init_args.eval_batch_size", "7", "--machine.accelerator", "cpu"),
     *("--method.init_args.backbone", "resnet_nano", "--method.init_args.weights", "null"),
-    *("--machine.progress", "false"),
+    *("--machine.progress", "false", "--trainer.precision", "32-true"),
 ]
 
 
@@ -105,9 +106,12 @@ def test_one_command_makes_one_traceable_row_and_a_second_repeats_nothing(place,
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()} == before
 
 
-@pytest.mark.parametrize(("method", "counts"), [("region_grouping", (1, 2, 3)), ("baseline", (1, 3))])
-def test_any_number_of_processes_gives_identical_digits(method, counts, place, tmp_path):
-    plan = resolve(cell(method, place))
+@pytest.mark.parametrize(("method", "precision", "counts"), [
+    ("region_grouping", "bf16-mixed", (1, 2, 3)),
+    ("baseline", "32-true", (1, 3)),
+])  # fmt: skip
+def test_any_number_of_processes_gives_identical_digits(method, precision, counts, place, tmp_path):
+    plan = resolve(cell(method, [*place, "--trainer.precision", precision]))
     fit_here(plan)
     seen, predictions = {}, {}
     for processes in counts:  # 50 test images divide by neither 3 nor the batch of 7
@@ -312,6 +316,61 @@ def test_no_cell_starts_whose_batch_the_gpus_of_this_machine_cannot_share(place,
     with pytest.raises(ConfigError, match="cannot be divided over 3"):
         bench.bench([cell("baseline", [*given, "--data.init_args.batch_size", "32"])])
     assert not (tmp_path / "runs").exists()
+
+
+def without_bf16(cell):
+    """The plan for a CPU that has none, and the precision in it."""
+    plan = bench.suited(resolve(cell))
+    return plan, plan.tree["trainer"]["precision"]
+
+
+@pytest.fixture
+def old_cpu(monkeypatch, tmp_path):
+    """A machine without GPUs and without bfloat16; its board and runs, as overrides."""
+    monkeypatch.setattr(bench, "imitates_bf16", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return ("--machine.leaderboard", str(tmp_path / "board"), "--machine.runs", str(tmp_path / "runs"))
+
+
+def test_a_cpu_without_bfloat16_trains_in_32_bits_and_says_so(old_cpu, capfd):
+    cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
+    plan, precision = without_bf16(cell)
+    assert (resolve(cell).tree["trainer"]["precision"], precision) == ("bf16-mixed", "32-true")
+    assert "toybirds/region_grouping seed 0: this CPU has no bfloat16" in capfd.readouterr().err
+    assert config.is_customised(plan)
+    words = shlex.split(plan.cell.command)  # which gives the same run on any machine
+    again = Cell("region_grouping", "toybirds", overrides=tuple(shlex.split(words[-1].removeprefix("ARGS="))))
+    assert resolve(again).digest == plan.digest != resolve(cell).digest
+
+
+@pytest.mark.parametrize("asked", [
+    ("--trainer.precision", "bf16-mixed"),
+    ("--trainer.precision=bf16-mixed",),
+    ("--trainer", "{precision: bf16-mixed}"),
+])  # fmt: skip
+def test_a_precision_that_is_asked_for_stays(asked, old_cpu):
+    assert without_bf16(Cell("region_grouping", "toybirds", overrides=(*old_cpu, *asked)))[1] == "bf16-mixed"
+
+
+def test_a_machine_with_bfloat16_or_a_gpu_trains_as_the_files_say(old_cpu, monkeypatch):
+    cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        assert without_bf16(cell)[1] == "bf16-mixed"
+        other = replace(cell, overrides=(*old_cpu, "--machine.accelerator", "cpu"))
+        assert without_bf16(other)[1] == "32-true"
+    monkeypatch.setattr(bench, "imitates_bf16", lambda: False)
+    assert without_bf16(cell)[1] == "bf16-mixed"
+
+
+@pytest.mark.parametrize("what", ["row", "run"])
+def test_a_cell_that_was_run_elsewhere_or_was_begun_here_is_not_run_anew_in_32_bits(what, old_cpu):
+    cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
+    plan = resolve(cell)
+    path = bench.row_of(plan) if what == "row" else plan.run_folder / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert without_bf16(cell)[1] == "bf16-mixed"
 
 
 def test_two_benches_do_not_run_one_cell_at_once(place):

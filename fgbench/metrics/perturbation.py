@@ -27,6 +27,7 @@ folded back into its 11 pixels, nearly a mean (0.088 at the ends of a row, 0.094
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torchmetrics
@@ -43,8 +44,30 @@ AT_ONCE = 256  # perturbed images in one forward pass on an accelerator
 # Pixels of a pass on a CPU, for its cache's sake: at 224 px (10 images) MobileNetV2 answers 10 to 40 % faster than in
 # passes of 32, a small ResNet too; small images gain by many in a pass.
 PIXELS_CPU = 2**19
-Classify = Callable[[Tensor, Tensor], Tensor]
-"""Logits of normalised images, each of which is some row's image of the batch, changed."""
+
+
+class Perturbed(NamedTuple):
+    """Perturbed images of a pass, not yet made: a compiled network makes them as it reads them.
+
+    Attributes:
+        inner: what the pixels of lowest rank show.
+        outer: what the others show.
+        rank: of the pixels.
+        counts: how many are of lowest rank, in each perturbed image.
+    """
+
+    inner: Float[Tensor, "1 3 h w"]
+    outer: Float[Tensor, "1 3 h w"]
+    rank: Int[Tensor, "1 h w"]
+    counts: Int[Tensor, " n"]
+
+    def image(self) -> Float[Tensor, "n 3 h w"]:
+        """The perturbed images."""
+        return torch.where((self.rank < self.counts[:, None, None])[:, None], self.inner, self.outer)
+
+
+Classify = Callable[[Perturbed, int], Tensor]
+"""Logits of perturbed images of a row of the batch; asked for as many of them each time."""
 
 
 def subset(rows: Int[ndarray, " n"], most: int = MOST) -> Int[ndarray, " m"]:
@@ -91,38 +114,28 @@ def curves(
     """Probabilities of the index-th class along deletion and insertion, many perturbed images in one pass.
 
     Args:
-        classify: asked for ``at_once`` perturbed images, with the row that each was made of; never for fewer.
+        classify: see ``Classify``.
         image: normalised.
         index: the class of each image.
         rank: of its pixels, see ``ranks``.
         steps: in which all pixels are replaced.
-        at_once: perturbed images in one pass; None for what suits the device.
+        at_once: most perturbed images in one pass; None for what suits the device.
     """
     at_once = images_at_once(image) if at_once is None else at_once
     height, width = image.shape[2:]
-    counts = torch.arange(steps + 1, device=image.device) * (height * width) // steps
-    every = len(image) * len(counts)
-    # The last pass repeats the last image: a compiled network is compiled for one number of images.
-    pairs = torch.arange(-(-every // at_once) * at_once, device=image.device).clamp(max=every - 1)
+    # A pass is of one image, and all passes are of one size, since a compiled network is compiled for one: each curve
+    # is cut into equal shares, of which the last may repeat its last step.
+    size = -(-(steps + 1) // -(-(steps + 1) // at_once))
+    counts = (torch.arange(steps + 1, device=image.device) * (height * width) // steps).int()
+    shares = torch.cat((counts, counts[-1:].expand(-(steps + 1) % size))).split(size)
     rank = rank.int()  # which every pass reads
     found = []
-    for fuzzy in (None, blurred(image)):
-        chances = []
-        for some in pairs.split(at_once):
-            row, count = some // len(counts), counts[some % len(counts)]
-            replaced = (rank[row] < count[:, None, None])[:, None]
-            probability = classify(_perturbed(image, fuzzy, row, replaced), row).float().softmax(1)
-            chances.append(probability.gather(1, index[row, None])[:, 0])
-        found.append(torch.cat(chances)[:every].view(len(image), -1))
-    return torch.stack(found)
-
-
-def _perturbed(image: Tensor, fuzzy: Tensor | None, row: Tensor, replaced: Tensor) -> Tensor:
-    """Images of a pass, with at most one more copy of its size: zero in the image, or the image in its blur."""
-    if fuzzy is None:
-        return image[row].masked_fill_(replaced, 0)
-    shown = fuzzy[row]
-    return torch.where(replaced, image[row], shown, out=shown)
+    for inner, outer in ((torch.zeros_like(image), image), (image, blurred(image))):
+        for row in range(len(image)):
+            one = slice(row, row + 1)
+            logits = [classify(Perturbed(inner[one], outer[one], rank[one], count), row) for count in shares]
+            found.append(torch.cat(logits)[: steps + 1].float().softmax(1)[:, index[row]])
+    return torch.stack(found).view(2, len(image), -1)
 
 
 def area(curve: Float[Tensor, "*b s"]) -> Float[Tensor, "*b"]:

@@ -1,0 +1,50 @@
+"""What is asked of the machine: that glibc keeps what is freed, and whether bfloat16 is imitated."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fgbench import machine
+
+FAULTS = """
+import resource, sys, torch
+from fgbench.machine import keep_memory
+if sys.argv[1] == "kept" and not keep_memory():
+    sys.exit(3)
+def use():
+    return [torch.ones(2**24) for _ in range(3)]  # 64 MiB each
+for _ in range(12):  # until the pieces that are kept fit
+    use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how):
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, timeout=120)
+    if done.returncode == 3:
+        pytest.skip("another C library")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_memory_that_was_used_before_comes_without_the_kernel():
+    kept = faults("kept")
+    assert kept < 100 < faults("as it is")
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())
+    assert not machine.keep_memory()
+
+
+def test_bfloat16_is_imitated_where_onednn_is_not_there_or_has_none(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert machine.imitates_bf16()
+    monkeypatch.undo()
+    if torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert not machine.imitates_bf16()
