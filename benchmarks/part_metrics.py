@@ -8,8 +8,12 @@ waits for the launches of its kernels.
 
 ``--compile`` compiles the batched side, as ``fgbench probe --compile`` does; the compilation is not timed.
 
-Two threads of a CPU, 224 px, bf16: MobileNetV2 1.5 times, compiled 3.5 to 4.0 times; compiled, SqueezeNet 1.1 has 2.0
-times and resnet_tiny 1.0, of which one image keeps the cores busy. Not yet run on a GPU.
+Measured at 224 px, compiled, two threads; the machines are shared with others, so rounds differ:
+
+* AVX2, in 32 bits, as the code is now: resnet_nano 5.5 and 5.0 times (two runs; rounds 4.4 to 7.9), MobileNetV2 2.5,
+  ResNet-50 1.9, SqueezeNet 1.1 and resnet_tiny 1.6 (in 24 steps): there one image keeps the cores busy.
+* AMX, bf16, before perturbation was compiled too: MobileNetV2 3.5 to 4.0 (eager: 1.5), SqueezeNet 2.0, resnet_tiny 1.0.
+* Not yet run on a GPU.
 
 ``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] [--compile] ...``
 """
@@ -126,12 +130,14 @@ def main() -> None:
             for times, (work, images) in zip(taken, works, strict=True):
                 times.append(seconds(work, device) / images)
     one, batched = (statistics.median(times[1:]) for times in taken)
+    ratios = sorted(alone / many for alone, many in list(zip(*taken, strict=True))[1:])
     passes = 2 * (options.steps + 1)
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision}, "
           f"{'compiled' if options.compile else 'eager'}, on {device} ({threads})")  # fmt: skip
-    print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: {one / batched:.1f} times "
-          f"(at least 5)")  # fmt: skip
+    print(f"one at a time {1 / one:.3f} images/s, batched {1 / batched:.3f} images/s: "
+          f"{statistics.median(ratios):.1f} times (at least 5); rounds: {ratios[0]:.1f} to {ratios[-1]:.1f}"
+    )  # fmt: skip
     at_once = options.at_once or images_at_once(image.to(device))
     print(f"a forward pass with its perturbation, per image: {1000 * one / passes:.2f} ms of one, "
           f"{1000 * batched / passes:.2f} ms of {at_once} at most")  # fmt: skip

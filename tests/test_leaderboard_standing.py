@@ -8,6 +8,7 @@ from known_rows import add, entries
 from fgbench import leaderboard
 from fgbench.leaderboard import audit
 from fgbench.leaderboard.block import END, refreshed
+from fgbench.leaderboard.settings import by_table
 from fgbench.leaderboard.standing import shares, standing, verdict
 from fgbench.result import ResultError
 
@@ -114,3 +115,11 @@ def test_a_text_without_marks_stays_and_a_mark_without_end_is_named(tmp_path: Pa
 
 def test_the_readme_shows_the_embedded_data() -> None:
     assert BEGIN in (ROOT / "README.md").read_text()  # that it is in step with the rows, verify says
+
+
+def test_the_papers_recipes_come_first_and_what_a_command_line_changed_comes_last(tmp_path):
+    for track in ("custom", "zz", "aa", "paper"):
+        add(tmp_path, f"of_{track}", track=track)
+    add(tmp_path, "elsewhere", dataset="celeba", track="custom")
+    found = [(dataset, track) for dataset, track, _ in by_table(entries(tmp_path))]
+    assert found == [("celeba", "custom"), *(("toybirds", track) for track in ("paper", "aa", "zz", "custom"))]

@@ -187,9 +187,16 @@ def _plain_mean(entry: Entry, name: str) -> float | None:
 
 
 def by_table(chosen: Iterable[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
-    """The entries by table, in the order of the tables' names; within a table as they come."""
+    """The entries by table: of a dataset first the papers' recipes, last what a command line changed; then by name.
+
+    Within a table they are in the order in which they come.
+    """
     found: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in sorted(chosen, key=lambda entry: (entry.run.dataset, entry.run.track, -entry.run.classes)):
+    place = {"paper": 0, "custom": 2}
+    for entry in sorted(
+        chosen,
+        key=lambda entry: (entry.run.dataset, place.get(entry.run.track, 1), entry.run.track, -entry.run.classes),
+    ):
         found.setdefault(entry.table, []).append(entry)
     return found
 
