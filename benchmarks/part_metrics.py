@@ -10,9 +10,10 @@ waits for the launches of its kernels.
 
 Measured at 224 px, compiled, two threads; the machines are shared with others, so rounds differ:
 
-* AVX2, in 32 bits, as the code is now: resnet_nano 5.5 and 5.0 times (two runs; rounds 4.4 to 7.9), MobileNetV2 2.5,
-  ResNet-50 1.9, SqueezeNet 1.1 and resnet_tiny 1.6 (in 24 steps): there one image keeps the cores busy.
-* AMX, bf16, before perturbation was compiled too: MobileNetV2 3.5 to 4.0 (eager: 1.5), SqueezeNet 2.0, resnet_tiny 1.0.
+* AVX2, in 32 bits, as the code is now: resnet_nano 5.5 and 5.0 times (two runs; rounds 4.4 to 7.9). In 24 steps
+  MobileNetV2 2.5, resnet50 1.9, squeezenet1_1 1.6, resnet_tiny 1.6: of these one image keeps the cores busy.
+* AMX, bf16, before perturbation was compiled too: MobileNetV2 3.5 to 4.0 (eager 1.5), squeezenet1_1 2.0,
+  resnet_tiny 1.0.
 * Not yet run on a GPU.
 
 ``python benchmarks/part_metrics.py [--device cuda] [--threads 2] [--precision bf16] [--compile] ...``
@@ -99,6 +100,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="the batched side's network")
     options = parser.parse_args()
     keep_memory()  # as every run does
+    if options.alone > options.batch:
+        parser.error(f"--alone {options.alone} of a batch of {options.batch}")
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -130,7 +133,7 @@ def main() -> None:
             for times, (work, images) in zip(taken, works, strict=True):
                 times.append(seconds(work, device) / images)
     one, batched = (statistics.median(times[1:]) for times in taken)
-    ratios = sorted(alone / many for alone, many in list(zip(*taken, strict=True))[1:])
+    ratios = sorted(first / second for first, second in list(zip(*taken, strict=True))[1:])
     passes = 2 * (options.steps + 1)
     threads = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name()
     print(f"{options.arch}, {options.size} px, {options.steps} steps, {options.precision}, "

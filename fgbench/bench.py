@@ -12,7 +12,6 @@ Reads: results. Writes: run folders, results, the leaderboard's tables.
 import contextlib
 import fcntl
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -65,7 +64,14 @@ def bench(cells: Sequence[Cell], dry_run: bool = False, explainers: Sequence[str
     Raises:
         ConfigError: if any cell cannot be configured, or there is no such explainer; then none has started.
     """
-    plans = [suited(plan) for plan in resolve_all(cells)]
+    asked = resolve_all(cells)
+    plans = [suited(plan) for plan in asked]
+    changed = [str(plan.cell) for plan, before in zip(plans, asked, strict=True) if plan is not before]
+    if changed:
+        say(
+            f"in 32 bits: {', '.join(changed)}; this CPU computes no bfloat16 and would take about ten times as long "
+            "to imitate it. These are rows of their own; to imitate it all the same: --trainer.precision bf16-mixed"
+        )
     try:
         for name in explainers:
             parse(name)
@@ -121,18 +127,17 @@ def suited(plan: Resolved) -> Resolved:
     """The plan for this machine: in 32 bits where its files ask for bfloat16 and a CPU would only imitate it.
 
     It is then as if the command line had asked for it: the row says so, and so does the command that makes it again. A
-    precision that was asked for stays, and so does a cell that has a row, or a run here.
+    precision that was asked for stays, and so does a cell that has a row, or a checkpoint here.
     """
-    asked = any(re.match(r"--(config|trainer|trainer\.precision)(=|$)", word) for word in plan.cell.overrides)
+    cell = plan.cell
+    asked = "bf16" in cell.track.split("+")
     if plan.tree["trainer"]["precision"] != "bf16-mixed" or asked or takes_gpus(plan.machine) or not imitates_bf16():
         return plan
-    if row_of(plan).exists() or plan.run_folder.exists():
+    other = resolve(replace(cell, overrides=("--trainer.precision", "32-true", *cell.overrides)))
+    if other.tree["trainer"]["precision"] == "bf16-mixed":  # as a later word asks
         return plan
-    say(
-        f"{plan.cell}: this CPU has no bfloat16 and would take about ten times as long to imitate it, so this is a run "
-        "of its own, in 32 bits; to imitate it: --trainer.precision bf16-mixed"
-    )
-    return resolve(replace(plan.cell, overrides=(*plan.cell.overrides, "--trainer.precision", "32-true")))
+    begun = row_of(plan).exists() or any(plan.run_folder.glob("checkpoints/*.ckpt"))
+    return plan if begun and not (row_of(other).exists() or other.run_folder.exists()) else other
 
 
 def row_of(plan: Resolved, explainer: str = "") -> Path:

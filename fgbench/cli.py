@@ -123,7 +123,7 @@ def run_probe(options: argparse.Namespace) -> int:
     from fgbench.report.measures import show_probes
 
     with complaints():
-        found = probe(options.folder, names(options.explain), options.steps, options.compile)
+        found = probe(options.folder, names(options.explain), options.steps, options.compile, options.at_once)
         better = {name: measure.better for name, measure in MEASURES.items()}
         rank_zero_only(show_probes)(options.folder.name, found, better)  # all processes of a run come here
         for line in notes(found):

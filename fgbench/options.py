@@ -115,6 +115,8 @@ def add_explain(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     probe.add_argument("folder", type=Path, help="runs/<dataset>/<name>, trained to its end")
     probe.add_argument("--explain", default="own,centre,random_map", metavar="A,B", help="default: %(default)s")
     probe.add_argument("--steps", type=int, default=224, help="of insertion and deletion; default: %(default)s")
+    probe.add_argument("--at-once", type=_count, metavar="N", help="most perturbed images in a forward pass; fewer "
+                       "need less memory; default: by the device and the size of images")  # fmt: skip
     probe.add_argument("--compile", action="store_true", help="compile the network for them: half a minute more, then "
                        "two to three times the images per second on a CPU in bf16; needs a C++ compiler")  # fmt: skip
 

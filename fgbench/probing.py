@@ -95,6 +95,7 @@ class Probes(Callback):
         seed: of the noise.
         steps: of insertion and deletion.
         ask: for logits of perturbed images; ``answer``, or that compiled.
+        at_once: see ``perturbation.curves``.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Probes(Callback):
         seed: int = 0,
         steps: int = perturbation.STEPS,
         ask: Callable[..., Tensor] = answer,
+        at_once: int | None = None,
     ) -> None:
         super().__init__()
-        self.answer = ask
+        self.answer, self.at_once = ask, at_once
         self.facts, self.ids, self.explainer, self.networks = facts, ids, explainer, networks
         self.seed, self.steps, self.bound = seed, steps, shows.class_stages > 0
         self.parts, self.bound_parts, self.saliency = shows.parts, shows.bound_parts, True
@@ -180,7 +182,7 @@ class Probes(Callback):
             fields = (field[row].expand(len(shown.counts), *field.shape[1:]) for field in known)
             return self.answer(method, Batch(*fields)._replace(mask=NOTHING), shown)
 
-        return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps)
+        return perturbation.curves(classify, batch.image, said.logits.argmax(1), rank, self.steps, self.at_once)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce over the processes."""
@@ -202,7 +204,11 @@ class Probes(Callback):
 
 
 def probe(
-    folder: Path, explainers: Sequence[str] = DEFAULT, steps: int = perturbation.STEPS, fast: bool = False
+    folder: Path,
+    explainers: Sequence[str] = DEFAULT,
+    steps: int = perturbation.STEPS,
+    fast: bool = False,
+    at_once: int | None = None,
 ) -> dict[str, Any]:
     """Probe a finished run; adds to its ``probes.json`` and returns what that then holds, by explainer.
 
@@ -229,7 +235,7 @@ def probe(
     for name in explainers:
         shows = pictures.explained_by(trained, name, tree).shows
         explainer = shows.explainer if isinstance(shows, Explained) else make_explainer(name)
-        probes = Probes(data, shows, ids, explainer, networks, tree["seed"], steps, ask)
+        probes = Probes(data, shows, ids, explainer, networks, tree["seed"], steps, ask, at_once)
         trainer = run.make_trainer(tree, folder, [probes], None)
         trainer.test(shows, dataloaders=data.some_loader(rows, data.test_view), verbose=False)
         known[name] = {

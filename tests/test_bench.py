@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -318,12 +317,6 @@ def test_no_cell_starts_whose_batch_the_gpus_of_this_machine_cannot_share(place,
     assert not (tmp_path / "runs").exists()
 
 
-def without_bf16(cell):
-    """The plan for a CPU that has none, and the precision in it."""
-    plan = bench.suited(resolve(cell))
-    return plan, plan.tree["trainer"]["precision"]
-
-
 @pytest.fixture
 def old_cpu(monkeypatch, tmp_path):
     """A machine without GPUs and without bfloat16; its board and runs, as overrides."""
@@ -332,45 +325,74 @@ def old_cpu(monkeypatch, tmp_path):
     return ("--machine.leaderboard", str(tmp_path / "board"), "--machine.runs", str(tmp_path / "runs"))
 
 
-def test_a_cpu_without_bfloat16_trains_in_32_bits_and_says_so(old_cpu, capfd):
+def precision_here(overrides, track="paper"):
+    plan = bench.suited(resolve(Cell("region_grouping", "toybirds", 0, "", track, overrides)))
+    return plan.tree["trainer"]["precision"]
+
+
+def test_a_cpu_without_bfloat16_trains_in_32_bits_and_says_so_once(old_cpu, capfd):
+    here = [Cell("region_grouping", "toybirds", seed, overrides=old_cpu) for seed in (0, 1)]
+    assert bench.bench([*here, Cell("dpnet", "toybirds", overrides=old_cpu)], dry_run=True) == 0
+    said = capfd.readouterr()
+    assert said.out.count("precision: 32-true") == 3
+    assert said.err.count("this CPU computes no bfloat16") == 1
+    assert "in 32 bits: toybirds/region_grouping seed 0, toybirds/region_grouping seed 1; this CPU" in said.err
+
+
+def test_the_row_of_such_a_run_can_be_made_again_anywhere(old_cpu):
     cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
-    plan, precision = without_bf16(cell)
-    assert (resolve(cell).tree["trainer"]["precision"], precision) == ("bf16-mixed", "32-true")
-    assert "toybirds/region_grouping seed 0: this CPU has no bfloat16" in capfd.readouterr().err
+    plan = bench.suited(resolve(cell))
     assert config.is_customised(plan)
-    words = shlex.split(plan.cell.command)  # which gives the same run on any machine
+    words = shlex.split(plan.cell.command)
     again = Cell("region_grouping", "toybirds", overrides=tuple(shlex.split(words[-1].removeprefix("ARGS="))))
     assert resolve(again).digest == plan.digest != resolve(cell).digest
 
 
-@pytest.mark.parametrize("asked", [
-    ("--trainer.precision", "bf16-mixed"),
-    ("--trainer.precision=bf16-mixed",),
-    ("--trainer", "{precision: bf16-mixed}"),
-])  # fmt: skip
-def test_a_precision_that_is_asked_for_stays(asked, old_cpu):
-    assert without_bf16(Cell("region_grouping", "toybirds", overrides=(*old_cpu, *asked)))[1] == "bf16-mixed"
+def test_a_precision_that_is_asked_for_stays(old_cpu, tmp_path):
+    (tmp_path / "own.yaml").write_text("trainer:\n  precision: bf16-mixed\n")
+    for asked in (
+        ("--trainer.precision", "bf16-mixed"),
+        ("--trainer.precision=bf16-mixed",),
+        ("--trainer.prec", "bf16-mixed"),
+        ("--trainer", "{precision: bf16-mixed}"),
+        ("--config", str(tmp_path / "own.yaml")),
+    ):
+        assert precision_here((*old_cpu, *asked)) == "bf16-mixed", asked
+    assert precision_here(old_cpu, "bf16") == "bf16-mixed"
+
+
+def test_what_says_nothing_of_precision_does_not_ask_for_it(old_cpu, tmp_path):
+    (tmp_path / "own.yaml").write_text("trainer:\n  max_epochs: 2\n")
+    for other in (("--trainer", "{max_epochs: 2}"), ("--config", str(tmp_path / "own.yaml"))):
+        assert precision_here((*old_cpu, *other)) == "32-true", other
 
 
 def test_a_machine_with_bfloat16_or_a_gpu_trains_as_the_files_say(old_cpu, monkeypatch):
-    cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
-        assert without_bf16(cell)[1] == "bf16-mixed"
-        other = replace(cell, overrides=(*old_cpu, "--machine.accelerator", "cpu"))
-        assert without_bf16(other)[1] == "32-true"
+        assert precision_here(old_cpu) == "bf16-mixed"
+        assert precision_here((*old_cpu, "--machine.accelerator", "cpu")) == "32-true"
     monkeypatch.setattr(bench, "imitates_bf16", lambda: False)
-    assert without_bf16(cell)[1] == "bf16-mixed"
+    assert precision_here(old_cpu) == "bf16-mixed"
 
 
-@pytest.mark.parametrize("what", ["row", "run"])
-def test_a_cell_that_was_run_elsewhere_or_was_begun_here_is_not_run_anew_in_32_bits(what, old_cpu):
-    cell = Cell("region_grouping", "toybirds", overrides=old_cpu)
-    plan = resolve(cell)
-    path = bench.row_of(plan) if what == "row" else plan.run_folder / "config.yaml"
+def test_whatever_trains_or_tests_keeps_its_memory(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(run, "keep_memory", lambda: calls.append(1))
+    run.make_trainer(resolve(Cell("baseline", "toybirds")).tree, tmp_path, [], None)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("what", ["row", "checkpoint"])
+def test_a_cell_that_is_done_or_begun_stays_unless_it_was_begun_in_32_bits(what, old_cpu):
+    plan = resolve(Cell("region_grouping", "toybirds", overrides=old_cpu))
+    other = bench.suited(plan)
+    path = bench.row_of(plan) if what == "row" else plan.run_folder / "checkpoints/last.ckpt"
     path.parent.mkdir(parents=True)
     path.touch()
-    assert without_bf16(cell)[1] == "bf16-mixed"
+    assert bench.suited(plan) is plan
+    other.run_folder.mkdir(parents=True)
+    assert bench.suited(plan).digest == other.digest
 
 
 def test_two_benches_do_not_run_one_cell_at_once(place):

@@ -28,6 +28,7 @@ SMALL = [
     *("--data.init_args.batch_size", "8", "--data.init_args.eval_batch_size", "7", "--machine.accelerator", "cpu"),
     *("--method.init_args.backbone", "resnet_nano", "--method.init_args.weights", "null"),
     *("--machine.progress", "false", "--machine.logger", "none", "--trainer.max_epochs", "1"),
+    *("--trainer.precision", "32-true"),  # the same run on any machine
 ]
 EXPLAINERS = ("gradcam", "dff3", "random_weights+cam")
 SHORT = ("regions=5", "parts_per_class=2", "shown_parts=3", "inner_epochs=4")

@@ -1,7 +1,10 @@
 """Probes: the cascade, and a whole pass over toybirds with a tiny network."""
 
 import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +20,7 @@ from fgbench.measures import PROBED
 from fgbench.methods import METHODS, DPNet, MCLoss, ProtoPNet, RegionGrouping
 from fgbench.methods.base import Optim
 from fgbench.metrics import consistency
-from fgbench.probing import Probes, cascade, compiled, notes
+from fgbench.probing import Probes, answer, cascade, compiled, notes
 from fgbench.result import EXPLAINED
 from fgbench.types import Batch
 
@@ -226,6 +229,33 @@ def test_a_compiled_network_answers_with_its_own_weights():
         torch.manual_seed(seed)
         network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
         torch.testing.assert_close(compiled(scores)(network, image), scores(network, image))
+
+
+@torch.no_grad()
+def compile_once():
+    """In a process without type checks, which the compiler cannot read."""
+    torch.manual_seed(0)
+    method = MCLoss(3, "class", Optim(), "resnet_nano", None).eval()
+    batch = batch_of(method)
+    said = method.respond(batch)._replace(saliency=torch.rand(2, 6, 6))
+    probes = probes_of(method)
+    expected = probes._curves(method, said, batch)
+    assert expected.amax() - expected.amin() > 1e-3
+    probes.answer = compiled(answer)
+    torch.testing.assert_close(probes._curves(method, said, batch), expected)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    last = Batch(*(field[1:] if len(field) == 2 else field for field in batch))  # a batch of one image
+    alone = said._replace(logits=said.logits[1:], saliency=said.saliency[1:])
+    torch.testing.assert_close(probes._curves(method, alone, last), expected[:, 1:])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs > 0
+    print("compiled once")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="what compiles a network for a CPU is not installed")
+def test_a_network_is_compiled_once_for_batches_of_any_size_and_answers_as_it_does_uncompiled():
+    command = [sys.executable, "-c", "import test_probing; test_probing.compile_once()"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
+    assert "compiled once" in done.stdout, done.stderr
 
 
 @torch.no_grad()

@@ -201,6 +201,11 @@ def by_table(chosen: Iterable[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
     return found
 
 
+def _table_order(entry: Entry) -> tuple[Any, ...]:
+    track = entry.run.track
+    return entry.run.dataset, {"paper": 0, "custom": 2}.get(track, 1), track, -entry.run.classes
+
+
 def front(chosen: Sequence[Entry], axes: Sequence[str] = AXES) -> list[bool]:
     """Which entries are on the Pareto front of accuracy, interpretability and cost.
 

@@ -41,7 +41,7 @@ from fgbench.metrics import maps
 STEPS = 224
 MOST = 1000  # images of the subset
 AT_ONCE = 256  # perturbed images in one forward pass on an accelerator
-PIXELS_CPU = 2**22  # in one on a CPU, 75 images of 224 px: a small network gains by many, a larger one little
+PIXELS_CPU = 2**22  # of the images in one on a CPU: at most 83 of 224 px, of which the largest map of a VGG is 1 GB
 
 
 class Perturbed(NamedTuple):
