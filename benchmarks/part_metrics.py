@@ -10,7 +10,7 @@ waits for the launches of its kernels.
 
 Measured at 224 px, compiled, two threads; the machines are shared with others, so rounds differ:
 
-* AVX2, in 32 bits, as the code is now: resnet_nano 5.5 and 5.0 times (two runs; rounds 4.4 to 7.9). In 24 steps
+* AVX2, in 32 bits, as the code is now: resnet_nano 5.5, 5.0, 5.3 times (runs; rounds 4.2 to 7.9). In 24 steps
   MobileNetV2 2.5, resnet50 1.9, squeezenet1_1 1.6, resnet_tiny 1.6: of these one image keeps the cores busy.
 * AMX, bf16, before perturbation was compiled too: MobileNetV2 3.5 to 4.0 (eager 1.5), squeezenet1_1 2.0,
   resnet_tiny 1.0.

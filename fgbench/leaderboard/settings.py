@@ -192,11 +192,7 @@ def by_table(chosen: Iterable[Entry]) -> dict[tuple[Any, ...], list[Entry]]:
     Within a table they are in the order in which they come.
     """
     found: dict[tuple[Any, ...], list[Entry]] = {}
-    place = {"paper": 0, "custom": 2}
-    for entry in sorted(
-        chosen,
-        key=lambda entry: (entry.run.dataset, place.get(entry.run.track, 1), entry.run.track, -entry.run.classes),
-    ):
+    for entry in sorted(chosen, key=_table_order):
         found.setdefault(entry.table, []).append(entry)
     return found
 
